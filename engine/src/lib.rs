@@ -1,0 +1,13 @@
+//! The heart of Strewn: what is true about keys, names, content, segments, pieces, grants and orders, without I/O.
+//!
+//! Nothing here reads a clock, draws randomness or touches a disk or network: they come in as arguments, so that a seeded
+//! simulator can run thousands of networks a second. Anything with timing is a state machine (`handle_*(now, …)`,
+//! `poll_*()`).
+
+pub mod bucket;
+pub mod content;
+pub mod ids;
+pub mod order;
+pub mod record;
+pub mod redundancy;
+pub mod secret;
