@@ -1,0 +1,56 @@
+//! Settings of a cache, and what a mount shows as its root.
+
+use std::time::Duration;
+use strewn_engine::ids::InodeId;
+use strewn_engine::secret::Key;
+
+/// Settings of a cache; see [`Options::default`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most bytes of data files, journal and sealed segments on disk.
+    pub budget: u64,
+    /// Most bytes that may wait for the network; beyond it writers wait, then get [`Error::NoSpace`](crate::Error::NoSpace).
+    pub dirty_limit: u64,
+    /// A cut is due after this long without changes.
+    pub cut_idle: Duration,
+    /// A cut is due once this many bytes are dirty.
+    pub cut_bytes: u64,
+    /// A cut is due once the oldest change is this old.
+    pub cut_age: Duration,
+    /// Most bytes fetched ahead of a sequential reader.
+    pub read_ahead: u64,
+    /// How long an operation may wait for the network or for room before it fails.
+    pub deadline: Duration,
+    /// Most bytes of memory for what a mount knows of inodes and entries; beyond it clean ones are forgotten.
+    pub memory: u64,
+    /// Name of this machine in the names of conflict copies.
+    pub host: String,
+    /// No changes.
+    pub read_only: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            budget: 10 << 30,
+            dirty_limit: 5 << 30,
+            cut_idle: Duration::from_secs(1),
+            cut_bytes: 64 << 20,
+            cut_age: Duration::from_secs(10),
+            read_ahead: 16 << 20,
+            deadline: Duration::from_secs(30),
+            memory: 128 << 20,
+            host: String::from("local"),
+            read_only: false,
+        }
+    }
+}
+
+/// The directory a cache shows as its root.
+#[derive(Debug, Clone)]
+pub struct Root {
+    /// Its inode.
+    pub inode: InodeId,
+    /// Its key.
+    pub key: Key,
+}

@@ -1,0 +1,54 @@
+//! What a cache tells about itself.
+
+use serde::{Deserialize, Serialize};
+use strewn_engine::ids::InodeId;
+
+use crate::Name;
+
+/// A moment's state of a cache.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Files with content or attributes the network does not have.
+    pub pending_files: u64,
+    /// Bytes of content the network does not have.
+    pub pending_bytes: u64,
+    /// Changes of names and inodes the network does not have.
+    pub pending_operations: u64,
+    /// Cuts that are sealed and wait for the network.
+    pub queued_cuts: u64,
+    /// Age in seconds of the oldest change that the network does not have; 0 when there is none.
+    pub oldest_seconds: f64,
+    /// Bytes of content committed since the cache was opened.
+    pub uploaded_bytes: u64,
+    /// Bytes per second of the latest uploads; 0 when idle.
+    pub upload_rate: f64,
+    /// Bytes fetched from the network since the cache was opened.
+    pub fetched_bytes: u64,
+    /// True if the last request to the network was answered.
+    pub reachable: bool,
+    /// What went wrong last, for people; empty if nothing did or it has passed.
+    pub last_error: String,
+    /// Entries, records and extents that did not authenticate and were left out.
+    pub unauthentic: u64,
+    /// Conflict copies made since the cache was opened.
+    pub conflicts: u64,
+    /// Bytes the cache uses on disk: data files, journal and sealed segments.
+    pub cache_bytes: u64,
+    /// Most bytes it may use.
+    pub cache_budget: u64,
+    /// Inodes known in memory.
+    pub known_inodes: u64,
+    /// No changes are taken: read-only by option or by grant.
+    pub read_only: bool,
+}
+
+/// What a kernel or another follower must forget, because another mount changed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalidation {
+    /// Attributes and content of an inode.
+    Inode(InodeId),
+    /// A name of a directory.
+    Entry(InodeId, Name),
+    /// Everything: the feed lost track.
+    All,
+}
