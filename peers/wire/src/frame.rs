@@ -29,13 +29,22 @@ pub async fn write<T: Serialize>(
     message: &T,
     limit: usize,
 ) -> Result<(), FrameError> {
-    let mut bytes = postcard::to_extend(message, vec![0; 4])?;
-    let length = bytes.len() - 4;
+    let mut bytes = Vec::new();
+    append(&mut bytes, message, limit)?;
+    stream.write_all(&bytes).await?;
+    Ok(())
+}
+
+/// Appends one message as a frame of at most `limit` bytes to `buffer`, for sending several in one write.
+pub fn append<T: Serialize>(buffer: &mut Vec<u8>, message: &T, limit: usize) -> Result<(), FrameError> {
+    let start = buffer.len() + 4;
+    buffer.extend_from_slice(&[0; 4]);
+    *buffer = postcard::to_extend(message, std::mem::take(buffer))?;
+    let length = buffer.len() - start;
     if length > limit {
         return Err(FrameError::TooLong { length, limit });
     }
-    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    stream.write_all(&bytes).await?;
+    buffer[start - 4..start].copy_from_slice(&(length as u32).to_le_bytes());
     Ok(())
 }
 
