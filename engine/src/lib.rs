@@ -6,8 +6,12 @@
 
 pub mod bucket;
 pub mod content;
+pub mod erasure;
 pub mod ids;
 pub mod order;
+pub mod piece;
 pub mod record;
 pub mod redundancy;
 pub mod secret;
+pub mod segment;
+pub mod transfer;
