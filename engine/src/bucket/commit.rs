@@ -9,6 +9,9 @@
 //! existing inode needs write and delete on it; naming an inode that existed before the batch (link, move) needs that the
 //! caller can reach it through an entry within its caveats before the batch.
 //!
+//! A name and an inode may come only once in a batch. A new run that no new extent refers to is not kept.
+//! Setting a name from nothing to nothing only checks that it is free.
+//!
 //! An inode whose last name goes disappears with its extents; runs and segments are reference-counted through extents.
 
 use super::rows::*;
@@ -31,7 +34,8 @@ pub struct Commit {
     pub id: CommitId,
     /// The stream this batch belongs to.
     pub mount: MountId,
-    /// Its number in the stream, from 1; batches apply in order without gaps. (A refused batch uses up no number.)
+    /// Its number in the stream, from 1; batches apply in order without gaps. (A refused batch uses up no number, but its id
+    /// stays refused: what follows it needs an id of its own.)
     pub number: u64,
     /// What changes.
     pub operations: Vec<Operation>,
@@ -93,7 +97,8 @@ pub struct PutInode {
     pub changed: Timestamp,
     /// Ranges to replace, sorted, not overlapping.
     pub ranges: Vec<RangeChange>,
-    /// New tags of touched windows, sorted by window; `None` for a window that holds no extent any more.
+    /// New tags of touched windows, sorted by window; `None` for a window that holds no extent any more (such a window may
+    /// be left out: its tag goes by itself). A window whose extents change and that still holds some must have its tag here.
     pub tags: Vec<(u64, Option<WindowTag>)>,
 }
 

@@ -8,6 +8,8 @@
 //! changes only by a [`Commit`].
 
 mod commit;
+pub mod memory;
+pub mod plan;
 mod rows;
 
 pub use commit::*;

@@ -218,7 +218,7 @@ pub struct Change {
     pub mount: crate::ids::MountId,
     /// Directories whose entries changed, with the names that did.
     pub entries: Vec<(InodeId, EncryptedName)>,
-    /// Inodes that were put.
+    /// Inodes that were put, or of which the number of names changed.
     pub inodes: Vec<InodeId>,
 }
 
