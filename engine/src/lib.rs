@@ -7,11 +7,18 @@
 pub mod bucket;
 pub mod content;
 pub mod erasure;
+pub mod grant;
 pub mod ids;
+mod kdf;
+pub mod keys;
+pub mod name;
 pub mod order;
 pub mod piece;
 pub mod record;
 pub mod redundancy;
+mod seal;
 pub mod secret;
 pub mod segment;
 pub mod transfer;
+
+pub use seal::Corrupt;
