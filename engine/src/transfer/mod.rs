@@ -4,4 +4,6 @@
 //! and when (`handle_*`), does what [`poll`](upload::Upload::poll) says, and comes back at `wake_at` at the latest. `now`
 //! is the time since any fixed moment and never runs backwards. Nothing here does I/O or reads a clock.
 
+pub mod download;
+mod pieces;
 pub mod upload;

@@ -1,1 +1,0 @@
-//! The upload of a segment.
