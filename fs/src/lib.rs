@@ -1,1 +1,16 @@
-//! .
+//! The drive: file system operations over the cache, and their translation to and from the kernel.
+//!
+//! - [`volume`] holds every operation as an async method on plain types; it knows POSIX and nothing of FUSE.
+//! - [`fuse`] alone names the FUSE library, and does nothing but translate.
+//! - [`Drive`] serves a volume to a mounted device until the kernel lets go of it.
+//! - [`error`] is the one home of errno.
+
+pub mod clock;
+mod drive;
+pub mod error;
+pub mod fuse;
+pub mod volume;
+
+pub use drive::Drive;
+pub use error::{Error, Result};
+pub use volume::Volume;

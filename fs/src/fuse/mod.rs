@@ -1,0 +1,85 @@
+//! The translation between the kernel's FUSE requests and the [`Volume`]'s operations: the only module that names the
+//! FUSE library.
+//!
+//! - `adapter`: one method per request. Takes the request apart, calls the volume, puts the reply together.
+//! - `answer`: runs a request's future, at once if it is warm, under a deadline if it is not.
+//! - `convert`: times, modes and flags, with the traps of the library's version named.
+//! - `notify`: tells the kernel what other mounts changed, from a thread that holds no lock.
+
+mod adapter;
+mod answer;
+mod convert;
+mod notify;
+
+use crate::Volume;
+use adapter::Adapter;
+use fuser::{Config, SessionACL};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// Bytes of the largest read or write request; the kernel's own limit on most machines.
+const MAX_REQUEST: u32 = 1 << 20;
+
+/// Requests of the background kind (read-ahead, asynchronous writes) that the kernel may have under way.
+const MAX_BACKGROUND: u16 = 64;
+
+/// How requests are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Threads that read requests, at least 1.
+    pub threads: usize,
+    /// A request that is not answered by then fails, since its caller cannot even be killed while it waits. Longer than the
+    /// cache's own deadline, whose error says more.
+    pub deadline: Duration,
+    /// How long the kernel may believe names and attributes without asking. Changes from elsewhere are told to it.
+    pub ttl: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 2, deadline: Duration::from_secs(45), ttl: Duration::from_secs(60) }
+    }
+}
+
+/// A served device. Ends when the kernel unmounts.
+pub(crate) struct Session {
+    requests: JoinHandle<io::Result<()>>,
+}
+
+impl Session {
+    /// Shakes hands with the kernel over a mounted device and starts to serve. `ended` is called once nothing is served any
+    /// more.
+    pub(crate) fn start(
+        volume: Arc<Volume>,
+        device: OwnedFd,
+        runtime: Handle,
+        options: Options,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let invalidations = volume.cache().invalidations();
+        let mut config = Config::default();
+        config.n_threads = Some(options.threads.max(1));
+        config.clone_fd = options.threads > 1;
+        // Who may enter is the mount's to say (allow_other), and checked by the kernel.
+        let adapter = Adapter::new(volume.clone(), runtime, options);
+        let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
+        if let Some(invalidations) = invalidations {
+            notify::start(volume, invalidations, session.notifier())?;
+        }
+        let requests = Builder::new().name("strewn-fuse".into()).spawn(move || {
+            let result = session.run();
+            ended();
+            result
+        })?;
+        Ok(Self { requests })
+    }
+
+    /// How serving ended. Waits for the threads.
+    pub(crate) fn join(self) -> io::Result<()> {
+        self.requests.join().unwrap_or_else(|_| Err(io::Error::other("a thread that serves the drive panicked")))
+    }
+}

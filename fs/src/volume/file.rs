@@ -1,0 +1,222 @@
+//! Opening, reading and writing files.
+
+use super::tree::{refuse, truncate};
+use super::{Caller, Volume, rules};
+use crate::error::Result;
+use bytes::Bytes;
+use rustix::io::Errno;
+use strewn_cache::{Position, Seek, Stop, Transaction, Written};
+use strewn_engine::bucket::{Kind, MAX_OFFSET};
+use strewn_engine::ids::InodeId;
+
+/// Most bytes one copy_file_range moves; a longer one is short, as the call allows, and is continued.
+const MAX_COPY: u64 = 16 << 20;
+/// Bytes copied at a time.
+const COPY_STEP: u64 = 1 << 20;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Open {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// Cut to nothing (`O_TRUNC`).
+    pub truncate: bool,
+    /// Refuse what exists (`O_EXCL`); only where files are made.
+    pub exclusive: bool,
+    /// Leave the access time alone (`O_NOATIME`).
+    pub no_atime: bool,
+}
+
+/// An open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Copies of the content that the kernel has from an earlier open are still good.
+    pub keep_copies: bool,
+}
+
+/// How a write is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteMode {
+    /// Where: [`Position::End`] appends atomically.
+    pub position: Position,
+    /// Strip set-user-id and set-group-id: the writer has no privilege.
+    pub drop_set_id: bool,
+}
+
+/// What fallocate(2) is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
+    /// Reach the size; holes read as zeros anyway.
+    Extend,
+    /// Nothing but checks: nothing beyond the end is kept ready.
+    KeepSize,
+    /// Make a hole, the size stays.
+    PunchHole,
+    /// Zeros; the size stays.
+    ZeroKeepSize,
+    /// Zeros, up to beyond the end.
+    Zero,
+}
+
+impl Volume {
+    /// Opens a file. Errors: `EISDIR` for writing a directory, `ELOOP` for a symlink, `EROFS`.
+    pub async fn open(&self, caller: Caller, inode: InodeId, open: Open) -> Result<Opened> {
+        if open.write || open.truncate {
+            self.writable()?;
+        }
+        let now = self.now();
+        let attributes = self
+            .cache
+            .transact(|tx| {
+                match tx.kind(inode)? {
+                    Kind::Symlink => return Err(refuse(Errno::LOOP)),
+                    Kind::Directory if open.write || open.truncate => return Err(refuse(Errno::ISDIR)),
+                    Kind::File if open.truncate => truncate(tx, inode, 0, !caller.is_privileged(), now)?,
+                    _ => {}
+                }
+                tx.attributes(inode)
+            })
+            .await?;
+        if open.read && !open.no_atime && !self.cache.options().read_only {
+            let mut merged = attributes;
+            self.nodes.merge_access(inode, &mut merged);
+            if rules::access_is_due(&merged, now) {
+                self.nodes.access(inode, now);
+            }
+        }
+        Ok(Opened { keep_copies: self.nodes.open_keeps_copies(inode) })
+    }
+
+    /// Up to `length` bytes from `offset`; fewer only at the end of the file.
+    pub async fn read(&self, inode: InodeId, offset: u64, length: usize) -> Result<Bytes> {
+        Ok(self.cache.read(inode, offset, length).await?)
+    }
+
+    /// Writes all of `data`. Errors: `EFBIG` beyond 2^63 - 1, `ENOSPC`, `EDQUOT`.
+    pub async fn write(&self, inode: InodeId, data: &[u8], mode: WriteMode) -> Result<Written> {
+        self.writable()?;
+        if let Position::At(offset) = mode.position {
+            end_of(offset, data.len() as u64)?;
+        }
+        let now = self.now();
+        let written = self
+            .cache
+            .write(inode, mode.position, data, |attributes| {
+                self.nodes.merge_access(inode, attributes);
+                (attributes.mtime, attributes.ctime) = (now, now);
+                if rules::has_privileges(attributes) {
+                    rules::drop_capabilities(attributes);
+                    if mode.drop_set_id {
+                        rules::drop_set_id(attributes);
+                    }
+                }
+            })
+            .await?;
+        Ok(written)
+    }
+
+    /// Makes a file durable on this machine, content and attributes. Errors: `EIO`.
+    pub async fn fsync(&self, inode: InodeId, data_only: bool) -> Result<()> {
+        self.cache.sync(inode, data_only).await.map_err(|error| crate::Error::from(error).into_sync())
+    }
+
+    /// fallocate(2). Errors: `ENODEV` for what is no file, `EINVAL` for nothing, `EFBIG`.
+    pub async fn fallocate(
+        &self,
+        caller: Caller,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+        how: Allocate,
+    ) -> Result<()> {
+        self.writable()?;
+        if length == 0 {
+            return Err(Errno::INVAL.into());
+        }
+        let end = end_of(offset, length)?;
+        let now = self.now();
+        self.cache
+            .transact(|tx| {
+                let before = file(tx, inode)?;
+                if matches!(how, Allocate::PunchHole | Allocate::ZeroKeepSize | Allocate::Zero) {
+                    tx.punch(inode, offset, length)?;
+                }
+                let grows = matches!(how, Allocate::Extend | Allocate::Zero) && end > before.size;
+                if grows {
+                    tx.resize(inode, end)?;
+                }
+                if how == Allocate::KeepSize || (how == Allocate::Extend && !grows) {
+                    return Ok(());
+                }
+                let mut attributes = tx.attributes(inode)?;
+                (attributes.mtime, attributes.ctime) = (now, now);
+                rules::drop_capabilities(&mut attributes);
+                if !caller.is_privileged() {
+                    rules::drop_set_id(&mut attributes);
+                }
+                tx.set_attributes(inode, attributes)
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// The next data or hole at or after `offset`. Errors: `ENXIO` at and beyond the end, and where no more data follows.
+    pub async fn seek(&self, inode: InodeId, offset: u64, what: Seek) -> Result<u64> {
+        self.cache.seek(inode, offset, what).await?.ok_or(Errno::NXIO.into())
+    }
+
+    /// Copies bytes from one file to another, or within one where both do not overlap. Returns how many; fewer than asked
+    /// at the end of the source and beyond 16 MiB.
+    pub async fn copy_range(
+        &self,
+        (source, source_offset): (InodeId, u64),
+        (target, target_offset): (InodeId, u64),
+        length: u64,
+        drop_set_id: bool,
+    ) -> Result<u64> {
+        self.writable()?;
+        let length = length.min(MAX_COPY);
+        let (source_end, target_end) = (end_of(source_offset, length)?, end_of(target_offset, length)?);
+        if source == target && source_offset < target_end && target_offset < source_end {
+            return Err(Errno::INVAL.into());
+        }
+        let mut copied = 0;
+        while copied < length {
+            let step = COPY_STEP.min(length - copied) as usize;
+            let bytes = match self.cache.read(source, source_offset + copied, step).await {
+                Ok(bytes) => bytes,
+                // what was copied is told first; the next call meets the error
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error.into()),
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let mode = WriteMode { position: Position::At(target_offset + copied), drop_set_id };
+            match self.write(target, &bytes, mode).await {
+                Ok(_) => copied += bytes.len() as u64,
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error),
+            }
+            if bytes.len() < step {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+}
+
+fn file(tx: &Transaction<'_>, inode: InodeId) -> Result<strewn_engine::record::Attributes, Stop> {
+    let attributes = tx.attributes(inode)?;
+    match attributes.kind {
+        Kind::File => Ok(attributes),
+        _ => Err(refuse(Errno::NODEV)),
+    }
+}
+
+/// The end of a range of a file, or `EFBIG`.
+fn end_of(offset: u64, length: u64) -> Result<u64> {
+    offset.checked_add(length).filter(|end| *end <= MAX_OFFSET).ok_or(Errno::FBIG.into())
+}

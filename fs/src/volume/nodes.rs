@@ -1,0 +1,225 @@
+//! The numbers that inodes go by outside, how many references are held to them, and what only this mount knows of them.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use strewn_engine::bucket::Timestamp;
+use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
+
+/// The number of the root directory.
+pub const ROOT_NUMBER: u64 = 1;
+
+/// Numbers below this are the root's or reserved.
+const FIRST_NUMBER: u64 = 2;
+
+/// Numbers of referenced inodes.
+///
+/// Invariant: `inodes` and `numbers` are inverse to each other, and hold exactly the root and what has references.
+pub(super) struct Nodes {
+    root: InodeId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: HashMap<u64, Node>,
+    /// Only inodes whose number is not the one derived from their id: two ids that share eight bytes met.
+    displaced: HashMap<InodeId, u64>,
+}
+
+struct Node {
+    inode: InodeId,
+    references: u64,
+    /// Content changed elsewhere since the last open: copies in the kernel are of no use.
+    stale: bool,
+    /// An access that the cache has not been told of.
+    access: Option<Timestamp>,
+}
+
+impl Nodes {
+    pub(super) fn new(root: InodeId) -> Self {
+        let nodes = HashMap::from([(ROOT_NUMBER, Node::new(root, 1))]);
+        Self { root, state: Mutex::new(State { nodes, displaced: HashMap::new() }) }
+    }
+
+    pub(super) fn inode(&self, number: u64) -> Option<InodeId> {
+        self.state.lock().nodes.get(&number).map(|node| node.inode)
+    }
+
+    /// The number of an inode, referenced or not.
+    pub(super) fn number(&self, inode: InodeId) -> u64 {
+        self.state.lock().number(self.root, inode)
+    }
+
+    /// Counts a reference and returns the number.
+    pub(super) fn reference(&self, inode: InodeId) -> u64 {
+        let mut state = self.state.lock();
+        let mut number = state.number(self.root, inode);
+        loop {
+            match state.nodes.entry(number) {
+                Entry::Vacant(free) => {
+                    free.insert(Node::new(inode, 1));
+                    break;
+                }
+                Entry::Occupied(mut taken) if taken.get().inode == inode => {
+                    taken.get_mut().references += 1;
+                    return number;
+                }
+                Entry::Occupied(_) => number = number.wrapping_add(1).max(FIRST_NUMBER),
+            }
+        }
+        if number != derived(inode) {
+            state.displaced.insert(inode, number);
+        }
+        number
+    }
+
+    /// Takes back references; how many there were to take.
+    pub(super) fn forget(&self, inode: InodeId, count: u64) -> u64 {
+        let mut state = self.state.lock();
+        let number = state.number(self.root, inode);
+        let Some(node) = state.nodes.get_mut(&number).filter(|node| node.inode == inode) else { return 0 };
+        let taken = count.min(node.references);
+        node.references -= taken;
+        if node.references == 0 {
+            state.nodes.remove(&number);
+            state.displaced.remove(&inode);
+        }
+        taken
+    }
+
+    /// Takes back all references but the root's.
+    pub(super) fn drain(&self) -> Vec<(InodeId, u64)> {
+        let mut state = self.state.lock();
+        state.displaced.clear();
+        let root = self.root;
+        state.nodes.extract_if(|_, node| node.inode != root).map(|(_, node)| (node.inode, node.references)).collect()
+    }
+
+    /// Notes an access that stays local until the inode changes otherwise.
+    pub(super) fn access(&self, inode: InodeId, at: Timestamp) {
+        self.with(inode, |node| node.access = Some(at));
+    }
+
+    /// Forgets the local access: the caller set another access time.
+    pub(super) fn clear_access(&self, inode: InodeId) {
+        self.with(inode, |node| node.access = None);
+    }
+
+    /// The newest access time known.
+    pub(super) fn merge_access(&self, inode: InodeId, attributes: &mut Attributes) {
+        if let Some(at) = self.with(inode, |node| node.access).flatten() {
+            attributes.atime = attributes.atime.max(at);
+        }
+    }
+
+    /// True if copies of the content that the kernel has are good for another open.
+    pub(super) fn open_keeps_copies(&self, inode: InodeId) -> bool {
+        self.with(inode, |node| !std::mem::take(&mut node.stale)).unwrap_or(false)
+    }
+
+    pub(super) fn changed_elsewhere(&self, inode: InodeId) -> Option<u64> {
+        self.with(inode, |node| {
+            node.stale = true;
+            node.access = None;
+        })?;
+        Some(self.number(inode))
+    }
+
+    pub(super) fn all_changed_elsewhere(&self) -> Vec<u64> {
+        let mut state = self.state.lock();
+        state.nodes.values_mut().for_each(|node| node.stale = true);
+        state.nodes.keys().copied().collect()
+    }
+
+    fn with<T>(&self, inode: InodeId, apply: impl FnOnce(&mut Node) -> T) -> Option<T> {
+        let mut state = self.state.lock();
+        let number = state.number(self.root, inode);
+        state.nodes.get_mut(&number).filter(|node| node.inode == inode).map(apply)
+    }
+}
+
+impl State {
+    fn number(&self, root: InodeId, inode: InodeId) -> u64 {
+        if inode == root {
+            return ROOT_NUMBER;
+        }
+        // Almost always empty, then this costs nothing.
+        self.displaced.get(&inode).copied().unwrap_or_else(|| derived(inode))
+    }
+}
+
+impl Node {
+    fn new(inode: InodeId, references: u64) -> Self {
+        Self { inode, references, stale: false, access: None }
+    }
+}
+
+/// The first eight bytes of the id: random, so it meets another's with odds of 2^-64 a pair.
+fn derived(inode: InodeId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *inode.as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(FIRST_NUMBER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(first: u8, last: u8) -> InodeId {
+        let mut bytes = [0; 16];
+        (bytes[0], bytes[15]) = (first, last);
+        InodeId::from_bytes(bytes)
+    }
+
+    #[test]
+    fn references_are_counted_and_given_back() {
+        let nodes = Nodes::new(id(9, 9));
+        assert_eq!(nodes.inode(ROOT_NUMBER), Some(id(9, 9)));
+        let number = nodes.reference(id(1, 0));
+        assert_eq!(nodes.reference(id(1, 0)), number);
+        assert_eq!(nodes.inode(number), Some(id(1, 0)));
+        assert_eq!(nodes.forget(id(1, 0), 1), 1);
+        assert_eq!(nodes.inode(number), Some(id(1, 0)));
+        assert_eq!(nodes.forget(id(1, 0), 5), 1);
+        assert_eq!(nodes.inode(number), None);
+        assert_eq!(nodes.forget(id(1, 0), 1), 0);
+    }
+
+    #[test]
+    fn ids_that_share_eight_bytes_get_numbers_of_their_own() {
+        let nodes = Nodes::new(id(9, 9));
+        let [a, b] = [1, 2].map(|last| nodes.reference(id(1, last)));
+        assert_ne!(a, b);
+        assert_eq!((nodes.inode(a), nodes.inode(b)), (Some(id(1, 1)), Some(id(1, 2))));
+        assert_eq!((nodes.number(id(1, 1)), nodes.number(id(1, 2))), (a, b));
+        assert_eq!(nodes.forget(id(1, 2), 1), 1);
+        assert_eq!((nodes.inode(a), nodes.inode(b)), (Some(id(1, 1)), None));
+    }
+
+    #[test]
+    fn ids_of_zeros_do_not_take_the_roots_number() {
+        let nodes = Nodes::new(id(9, 9));
+        assert_eq!([1, 2].map(|last| nodes.reference(id(0, last))), [2, 3]);
+    }
+
+    #[test]
+    fn everything_but_the_root_is_drained() {
+        let nodes = Nodes::new(id(9, 9));
+        nodes.reference(id(1, 0));
+        nodes.reference(id(1, 0));
+        assert_eq!(nodes.drain(), vec![(id(1, 0), 2)]);
+        assert_eq!(nodes.inode(ROOT_NUMBER), Some(id(9, 9)));
+    }
+
+    #[test]
+    fn copies_are_kept_until_content_changes_elsewhere() {
+        let nodes = Nodes::new(id(9, 9));
+        let number = nodes.reference(id(1, 0));
+        assert!(nodes.open_keeps_copies(id(1, 0)));
+        assert_eq!(nodes.changed_elsewhere(id(1, 0)), Some(number));
+        assert!(!nodes.open_keeps_copies(id(1, 0)));
+        assert!(nodes.open_keeps_copies(id(1, 0)));
+        assert_eq!(nodes.changed_elsewhere(id(2, 0)), None);
+    }
+}

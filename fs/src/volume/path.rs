@@ -1,0 +1,326 @@
+//! Files by their path, for those who have no kernel: the commands.
+//!
+//! A path is `/`-separated from the volume's root; empty components and `.` are skipped. Symlinks on the way are followed
+//! within the volume; an absolute one leads out of it and is refused.
+
+use super::{Caller, Entry, Open, SetAttributes, Stat, Volume, WriteMode};
+use crate::error::Result;
+use bytes::Bytes;
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use strewn_cache::Position;
+use strewn_engine::bucket::Kind;
+use strewn_engine::ids::InodeId;
+
+/// Most symlinks on the way to a file.
+const MAX_SYMLINKS: usize = 40;
+
+/// Lines of a listing fetched at a time.
+const LINES: usize = 256;
+
+/// Bytes that a [`Reader`] reads at a time.
+const READ_STEP: usize = 1 << 20;
+
+/// A volume's files by path, as one caller.
+#[derive(Clone)]
+pub struct Paths {
+    volume: Arc<Volume>,
+    caller: Caller,
+}
+
+/// What becomes of a symlink that is the last component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// It is followed.
+    Follow,
+    /// It is what is meant.
+    Keep,
+}
+
+/// A counted reference to what a path names, given back when dropped.
+pub struct Reference {
+    volume: Arc<Volume>,
+    entry: Entry,
+    counted: bool,
+}
+
+/// A directory's names, a page at a time.
+pub struct Listing {
+    directory: Reference,
+    after: u64,
+    page: VecDeque<(Vec<u8>, Stat)>,
+}
+
+/// A file being read from its start.
+pub struct Reader {
+    file: Reference,
+    offset: u64,
+}
+
+/// A file being written from its start.
+pub struct Writer {
+    file: Reference,
+    offset: u64,
+}
+
+impl Paths {
+    /// The files of `volume` as `caller`, who owns what is made. Permission bits are not checked: the grant is.
+    pub fn new(volume: Arc<Volume>, caller: Caller) -> Self {
+        Self { volume, caller }
+    }
+
+    /// What a path names. Errors: `ENOENT`, `ENOTDIR`, `ELOOP`, `EXDEV` for a symlink that leads out of the volume.
+    pub async fn resolve(&self, path: &[u8], last: Last) -> Result<Reference> {
+        let mut way = vec![Reference::root(&self.volume).await?];
+        let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
+        let mut symlinks = 0;
+        while let Some(name) = ahead.pop_front() {
+            if name == b".." {
+                if way.len() > 1 {
+                    way.pop();
+                }
+                continue;
+            }
+            let found = self.step(inode_of(&way), &name).await?;
+            if found.kind() != Kind::Symlink || (ahead.is_empty() && last == Last::Keep) {
+                way.push(found);
+                continue;
+            }
+            symlinks += 1;
+            if symlinks > MAX_SYMLINKS {
+                return Err(Errno::LOOP.into());
+            }
+            let target = found.entry.stat.attributes.target.clone();
+            if target.starts_with(b"/") {
+                return Err(Errno::XDEV.into());
+            }
+            components(&target).rev().for_each(|component| ahead.push_front(component));
+        }
+        // the way is never empty: it starts with the root and `..` leaves that
+        way.pop().ok_or(Errno::NOENT.into())
+    }
+
+    /// What stat(2) tells of a path.
+    pub async fn stat(&self, path: &[u8], last: Last) -> Result<Stat> {
+        Ok(self.resolve(path, last).await?.entry.stat.clone())
+    }
+
+    /// The names of a directory. Errors: `ENOTDIR`.
+    pub async fn list(&self, path: &[u8]) -> Result<Listing> {
+        let directory = self.resolve(path, Last::Follow).await?;
+        match directory.kind() {
+            Kind::Directory => Ok(Listing { directory, after: 0, page: VecDeque::new() }),
+            _ => Err(Errno::NOTDIR.into()),
+        }
+    }
+
+    /// A file to read. Errors: `EISDIR`, `EINVAL` for what has no content.
+    pub async fn read(&self, path: &[u8]) -> Result<Reader> {
+        let file = self.resolve(path, Last::Follow).await?;
+        match file.kind() {
+            Kind::File => Ok(Reader { file, offset: 0 }),
+            Kind::Directory => Err(Errno::ISDIR.into()),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// A file to write from its start: made if absent, emptied if not. Errors: `EISDIR`.
+    pub async fn write(&self, path: &[u8], mode: u32) -> Result<Writer> {
+        let file = match self.resolve(path, Last::Follow).await {
+            Ok(file) => {
+                let open = Open { write: true, truncate: true, ..Open::default() };
+                self.volume.open(self.caller, file.inode(), open).await?;
+                file
+            }
+            Err(error) if error.errno() == Errno::NOENT => {
+                let (parent, name) = self.parent(path).await?;
+                let open = Open { write: true, exclusive: true, ..Open::default() };
+                let (entry, _) = self.volume.create(self.caller, parent.inode(), &name, mode, open).await?;
+                Reference::new(&self.volume, entry)
+            }
+            Err(error) => return Err(error),
+        };
+        match file.kind() {
+            Kind::File => Ok(Writer { file, offset: 0 }),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// Makes a directory. Errors: `EEXIST`.
+    pub async fn make_directory(&self, path: &[u8], mode: u32) -> Result<Reference> {
+        let (parent, name) = self.parent(path).await?;
+        let made = self.volume.mkdir(self.caller, parent.inode(), &name, mode).await?;
+        Ok(Reference::new(&self.volume, made))
+    }
+
+    /// Makes a symlink. Errors: `EEXIST`.
+    pub async fn make_symlink(&self, path: &[u8], target: &[u8]) -> Result<Reference> {
+        let (parent, name) = self.parent(path).await?;
+        let made = self.volume.symlink(self.caller, parent.inode(), &name, target).await?;
+        Ok(Reference::new(&self.volume, made))
+    }
+
+    /// Moves a path, over what is there if it may be replaced.
+    pub async fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        let ((parent, name), (new_parent, new_name)) = (self.parent(from).await?, self.parent(to).await?);
+        let mode = super::RenameMode::Replace;
+        self.volume.rename(parent.inode(), &name, new_parent.inode(), &new_name, mode).await
+    }
+
+    /// Removes a file or an empty directory.
+    pub async fn remove(&self, path: &[u8]) -> Result<()> {
+        let (parent, name) = self.parent(path).await?;
+        let kind = self.step(parent.inode(), &name).await?.kind();
+        match kind {
+            Kind::Directory => self.volume.rmdir(parent.inode(), &name).await,
+            _ => self.volume.unlink(parent.inode(), &name).await,
+        }
+    }
+
+    /// Removes a path and everything below. Calls `removed` for each name that went. What went stays gone if it fails
+    /// on the way.
+    pub async fn remove_tree(&self, path: &[u8], mut removed: impl FnMut()) -> Result<()> {
+        let (parent, name) = self.parent(path).await?;
+        let top = self.step(parent.inode(), &name).await?;
+        // each with its name in the one before it
+        let mut way = vec![(parent, Vec::new()), (top, name)];
+        while let [.., (above, _), (here, name)] = way.as_slice() {
+            if let Some((name, child)) = self.first_child(here).await? {
+                way.push((child, name));
+                continue;
+            }
+            match here.kind() {
+                Kind::Directory => self.volume.rmdir(above.inode(), name).await?,
+                _ => self.volume.unlink(above.inode(), name).await?,
+            }
+            removed();
+            way.pop();
+        }
+        Ok(())
+    }
+
+    async fn first_child(&self, directory: &Reference) -> Result<Option<(Vec<u8>, Reference)>> {
+        if directory.kind() != Kind::Directory {
+            return Ok(None);
+        }
+        let lines = self.volume.read_dir_plus(directory.inode(), super::directory::PARENT_COOKIE, 1).await?;
+        Ok(lines.into_iter().next().map(|line| (line.name, Reference::new(&self.volume, line.entry))))
+    }
+
+    /// The directory that holds a path's last component, and that component. Errors: `EBUSY` for the root.
+    async fn parent(&self, path: &[u8]) -> Result<(Reference, Vec<u8>)> {
+        let mut way: Vec<Vec<u8>> = components(path).collect();
+        let name = way.pop().ok_or(Errno::BUSY)?;
+        if name == b".." {
+            return Err(Errno::INVAL.into());
+        }
+        Ok((self.resolve(&way.join(&b'/'), Last::Follow).await?, name))
+    }
+
+    async fn step(&self, parent: InodeId, name: &[u8]) -> Result<Reference> {
+        Ok(Reference::new(&self.volume, self.volume.lookup(parent, name).await?))
+    }
+}
+
+impl Reference {
+    fn new(volume: &Arc<Volume>, entry: Entry) -> Self {
+        Self { volume: volume.clone(), entry, counted: true }
+    }
+
+    async fn root(volume: &Arc<Volume>) -> Result<Self> {
+        let stat = volume.getattr(volume.root()).await?;
+        Ok(Self { volume: volume.clone(), entry: volume.unreferenced(stat), counted: false })
+    }
+
+    /// The inode.
+    pub fn inode(&self) -> InodeId {
+        self.entry.stat.inode
+    }
+
+    /// What it was when it was found.
+    pub fn stat(&self) -> &Stat {
+        &self.entry.stat
+    }
+
+    fn kind(&self) -> Kind {
+        self.entry.stat.attributes.kind
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        if self.counted {
+            self.volume.forget(self.inode(), 1);
+        }
+    }
+}
+
+impl Listing {
+    /// The next name, in no particular order and without `.` and `..`; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Stat)>> {
+        if self.page.is_empty() {
+            self.fetch().await?;
+        }
+        Ok(self.page.pop_front())
+    }
+
+    async fn fetch(&mut self) -> Result<()> {
+        let volume = &self.directory.volume;
+        let after = self.after.max(super::directory::PARENT_COOKIE);
+        let lines = volume.read_dir_plus(self.directory.inode(), after, LINES).await?;
+        self.after = lines.last().map_or(after, |line| line.cookie);
+        self.page.extend(lines.iter().map(|line| (line.name.clone(), line.entry.stat.clone())));
+        volume.give_back(lines);
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// The file as it was when it was opened.
+    pub fn stat(&self) -> &Stat {
+        self.file.stat()
+    }
+
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let bytes = self.file.volume.read(self.file.inode(), self.offset, READ_STEP).await?;
+        self.offset += bytes.len() as u64;
+        Ok((!bytes.is_empty()).then_some(bytes))
+    }
+}
+
+impl Writer {
+    /// Writes the next bytes.
+    pub async fn write(&mut self, data: &[u8]) -> Result<()> {
+        let mode = WriteMode { position: Position::At(self.offset), drop_set_id: false };
+        self.file.volume.write(self.file.inode(), data, mode).await?;
+        self.offset += data.len() as u64;
+        Ok(())
+    }
+
+    /// Leaves a hole of `length` bytes; one at the end becomes part of the file when it is [finished](Self::finish).
+    pub fn skip(&mut self, length: u64) {
+        self.offset = self.offset.saturating_add(length);
+    }
+
+    /// Ends the file where the last byte or hole ended, and sets attributes last, so that times stay as they are set.
+    pub async fn finish(self, caller: Caller, attributes: SetAttributes) -> Result<Stat> {
+        let volume = &self.file.volume;
+        let size = SetAttributes { size: Some(self.offset), ..SetAttributes::default() };
+        let ended = volume.setattr(caller, self.file.inode(), size).await?;
+        if attributes == SetAttributes::default() {
+            return Ok(ended);
+        }
+        volume.setattr(caller, self.file.inode(), attributes).await
+    }
+}
+
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec)
+}
+
+fn inode_of(way: &[Reference]) -> InodeId {
+    // the way starts with the root and never gets shorter than that
+    way.last().expect("a way begins at the root").inode()
+}
