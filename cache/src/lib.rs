@@ -7,7 +7,9 @@
 //! What a caller may rely on is the durability table of strewn-semantics(7).
 
 mod cache;
+pub mod disk;
 mod error;
+pub mod journal;
 mod name;
 mod options;
 mod status;
