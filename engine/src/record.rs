@@ -148,3 +148,179 @@ impl Record {
 fn ensure(holds: bool, what: &'static str) -> Result<(), InvalidRecord> {
     holds.then_some(()).ok_or(InvalidRecord(what))
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::bucket::{Inode, Sealed};
+    use crate::ids::InodeId;
+    use proptest::prelude::*;
+
+    fn time() -> impl Strategy<Value = Timestamp> {
+        (any::<i64>(), 0..NANOS).prop_map(|(seconds, nanos)| Timestamp { seconds, nanos })
+    }
+
+    fn kind_and_size() -> impl Strategy<Value = (Kind, u64, Bytes)> {
+        let target = prop::collection::vec(1u8.., 1..=100);
+        prop_oneof![
+            (0..=MAX_OFFSET).prop_map(|size| (Kind::File, size, Bytes::new())),
+            target.prop_map(|target| (Kind::Symlink, target.len() as u64, target.into())),
+            prop::sample::select(vec![Kind::Directory, Kind::Fifo, Kind::Socket, Kind::CharDevice, Kind::BlockDevice])
+                .prop_map(|kind| (kind, 0, Bytes::new())),
+        ]
+    }
+
+    /// Any valid record.
+    pub(crate) fn record() -> impl Strategy<Value = Record> {
+        let xattr = (prop::collection::vec(1u8.., 1..20), prop::collection::vec(any::<u8>(), 0..100));
+        let xattrs = prop::collection::btree_map(xattr.0, xattr.1.prop_map(Bytes::from), 0..5).prop_map(Arc::new);
+        let owner = (0..=MAX_MODE, any::<u32>(), any::<u32>(), any::<u64>());
+        let times = [time(), time(), time(), time(), time()];
+        (kind_and_size(), owner, times, xattrs, any::<[u8; 32]>()).prop_map(|(what, owner, times, xattrs, content)| {
+            let (kind, size, target) = what;
+            let (mode, uid, gid, rdev) = owner;
+            let [atime, mtime, ctime, btime, entries_as_of] = times;
+            let attributes =
+                Attributes { kind, mode, uid, gid, size, atime, mtime, ctime, btime, rdev, target, xattrs };
+            Record { attributes, content, entries_as_of }
+        })
+    }
+
+    /// A small record of the given kind.
+    pub(crate) fn plain(kind: Kind) -> Record {
+        let target = if kind == Kind::Symlink { Bytes::from_static(b"target") } else { Bytes::new() };
+        let time = |seconds| Timestamp { seconds, nanos: 5 };
+        let attributes = Attributes {
+            kind,
+            mode: 0o644,
+            uid: 1000,
+            gid: 100,
+            size: target.len() as u64,
+            atime: time(1),
+            mtime: time(2),
+            ctime: time(3),
+            btime: time(0),
+            rdev: 0,
+            target,
+            xattrs: Arc::default(),
+        };
+        Record { attributes, content: [7; 32], entries_as_of: time(2) }
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back(record in record()) {
+            prop_assert_eq!(record.check(), Ok(()));
+            prop_assert_eq!(Record::parse(&record.encode()), Ok(record));
+        }
+
+        #[test]
+        fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), version in any::<bool>()) {
+            if let (true, Some(first)) = (version, bytes.first_mut()) {
+                *first = VERSION;
+            }
+            if let Ok(record) = Record::parse(&bytes) {
+                prop_assert_eq!(record.check(), Ok(()));
+            }
+        }
+
+        #[test]
+        fn cut_or_lengthened_records_are_refused(record in record(), cut in any::<prop::sample::Index>()) {
+            let mut bytes = record.encode();
+            prop_assert!(Record::parse(&bytes[..cut.index(bytes.len())]).is_err());
+            bytes.push(0);
+            prop_assert!(Record::parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn bounds_are_checked() {
+        let nanos = Timestamp { seconds: 0, nanos: NANOS };
+        let xattrs = |name: usize, value: usize, count: u32| {
+            let name = |n: u32| format!("{n:n>name$}").into_bytes();
+            Arc::new((0..count).map(|n| (name(n), Bytes::from(vec![0; value]))).collect::<Xattrs>())
+        };
+        let link = Bytes::from(vec![b'x'; MAX_TARGET]);
+        type Change<'a> = &'a dyn Fn(&mut Attributes);
+        let good: [(Kind, Change<'_>); 6] = [
+            (Kind::File, &|a| a.mode = 0o7777),
+            (Kind::File, &|a| a.size = MAX_OFFSET),
+            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_BYTES - 255, 1)),
+            (Kind::Directory, &|a| a.xattrs = xattrs(4, 0, 1024)),
+            (Kind::File, &|a| a.mtime.nanos = NANOS - 1),
+            (Kind::Symlink, &|a| (a.target, a.size) = (link.clone(), MAX_TARGET as u64)),
+        ];
+        let bad: [(Kind, Change<'_>); 15] = [
+            (Kind::File, &|a| a.mode = 0o10000),
+            (Kind::File, &|a| a.size = MAX_OFFSET + 1),
+            (Kind::Directory, &|a| a.size = 1),
+            (Kind::Symlink, &|a| a.size = 1),
+            (Kind::File, &|a| a.target = Bytes::from_static(b"x")),
+            (Kind::Fifo, &|a| a.target = Bytes::from_static(b"x")),
+            (Kind::Symlink, &|a| (a.target, a.size) = (Bytes::new(), 0)),
+            (Kind::Symlink, &|a| (a.target, a.size) = (Bytes::from_static(b"a\0"), 2)),
+            (Kind::Symlink, &|a| (a.target, a.size) = (Bytes::from(vec![b'x'; 4096]), 4096)),
+            (Kind::File, &|a| a.atime = nanos),
+            (Kind::File, &|a| a.btime = nanos),
+            (Kind::File, &|a| a.xattrs = xattrs(256, 0, 1)),
+            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_BYTES - 254, 1)),
+            (Kind::File, &|a| a.xattrs = xattrs(4, 0, 1025)),
+            (Kind::File, &|a| a.xattrs = Arc::new(Xattrs::from([(Vec::new(), Bytes::new())]))),
+        ];
+        let checked = |kind, change: Change<'_>| {
+            let mut record = plain(kind);
+            change(&mut record.attributes);
+            record.check().and_then(|()| Record::parse(&record.encode())).is_ok()
+        };
+        for (number, (kind, change)) in good.into_iter().enumerate() {
+            assert!(checked(kind, change), "good {number}");
+        }
+        for (number, (kind, change)) in bad.into_iter().enumerate() {
+            assert!(!checked(kind, change), "bad {number}");
+        }
+        assert!(Record { entries_as_of: nanos, ..plain(Kind::Directory) }.check().is_err());
+        let named = Xattrs::from([(b"a\0b".to_vec(), Bytes::new())]);
+        assert!(check_xattrs(&named).is_err());
+    }
+
+    #[test]
+    fn the_largest_record_fits_its_row() {
+        let mut record = plain(Kind::Symlink);
+        record.attributes.target = vec![b'x'; MAX_TARGET].into();
+        record.attributes.size = MAX_TARGET as u64;
+        let each = MAX_XATTR_BYTES / MAX_XATTRS;
+        let name = |n: u32| format!("{n:04}").into_bytes();
+        let xattrs: Xattrs = (0..MAX_XATTRS as u32).map(|n| (name(n), vec![0; each - 4].into())).collect();
+        record.attributes.xattrs = Arc::new(xattrs);
+        let extreme = Timestamp { seconds: i64::MIN, nanos: NANOS - 1 };
+        record.attributes.mtime = extreme;
+        assert_eq!(record.check(), Ok(()));
+        assert!(record.encode().len() + 16 <= Sealed::MAX_RECORD);
+    }
+
+    fn row(kind: Kind, entries_changed: Timestamp) -> Inode {
+        let inode = InodeId::from_bytes([1; 16]);
+        let record = Sealed { generation: 0, bytes: Bytes::new() };
+        Inode { inode, kind, version: 1, nlink: 2, size: 0, record, changed: Timestamp::default(), entries_changed }
+    }
+
+    #[test]
+    fn a_directory_shows_the_newer_of_record_and_row() {
+        let record = plain(Kind::Directory);
+        let at = |seconds| Timestamp { seconds, nanos: 5 };
+        let times = |changed| {
+            let shown = record.effective(&row(Kind::Directory, changed));
+            (shown.mtime, shown.ctime)
+        };
+        let sealed = (at(2), at(3));
+        assert_eq!(times(Timestamp::default()), sealed);
+        assert_eq!(times(record.entries_as_of), sealed, "what the record reflects changes nothing");
+        assert_eq!(times(at(9)), (at(9), at(9)));
+        let between = Timestamp { seconds: 2, nanos: 6 };
+        assert_eq!(times(between), (between, at(3)), "ctime never goes back");
+        let malformed = Timestamp { seconds: 9, nanos: u32::MAX };
+        assert_eq!(times(malformed).0, Timestamp { seconds: 9, nanos: NANOS - 1 });
+        let file = plain(Kind::File);
+        assert_eq!(file.effective(&row(Kind::File, at(9))), file.attributes);
+    }
+}

@@ -132,7 +132,7 @@ pub fn cut(extents: &[Extent], range: &Range<u64>) -> Vec<Extent> {
     clipped(extents, range).collect()
 }
 
-/// The bytes of `range` in order: each stretch with the extent that covers it, or `None` for a hole.
+/// The bytes of `range` in order: each stretch with the (whole) extent that covers it, or `None` for a hole.
 pub fn stretches<'a>(
     extents: &'a [Extent],
     range: Range<u64>,
@@ -206,4 +206,203 @@ fn intersecting_indices(extents: &[Extent], range: &Range<u64>) -> Range<usize> 
     let first = extents.partition_point(|extent| extent.end() <= range.start);
     let after = extents.partition_point(|extent| extent.offset < range.end);
     first..after
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::bucket::Cipher;
+    use crate::content::WINDOW;
+    use crate::ids::RunId;
+    use proptest::prelude::*;
+
+    const RUN_LENGTH: u64 = 1_000;
+
+    /// An extent of the run with this number.
+    pub(crate) fn extent(offset: u64, length: u64, run: u8, run_offset: u64) -> Extent {
+        Extent {
+            offset,
+            length,
+            run: RunId::from_bytes([run; 16]),
+            run_length: RUN_LENGTH,
+            run_offset,
+            cipher: Cipher::Aes256Gcm,
+            run_key: Sealed { generation: 0, bytes: vec![run; Sealed::KEY_LEN].into() },
+        }
+    }
+
+    /// Lists are compared byte by byte on a stretch around a window border.
+    const SPAN: u64 = 120;
+    const START: u64 = WINDOW - SPAN / 2;
+    const END: u64 = START + SPAN;
+
+    /// What each byte of the stretch is: a byte of a run, or a hole.
+    type Model = Vec<Option<(RunId, u64)>>;
+
+    fn model(extents: &[Extent]) -> Model {
+        let byte = |at| find(extents, at).map(|extent| (extent.run, extent.run_offset + (at - extent.offset)));
+        (START..END).map(byte).collect()
+    }
+
+    /// A range of the stretch and what is written there: a run, or a hole.
+    fn change() -> impl Strategy<Value = (Range<u64>, Option<u8>)> {
+        let range = (START..END, 1..SPAN).prop_map(|(start, length)| start..(start + length).min(END));
+        (range, prop::option::weighted(0.7, 0u8..4))
+    }
+
+    /// The extents of a write: the run's bytes lie as the file's, so that writes can continue one another.
+    fn written(range: &Range<u64>, run: Option<u8>) -> Vec<Extent> {
+        let whole = run.map(|run| extent(range.start, range.end - range.start, run, range.start - START));
+        whole.iter().flat_map(|extent| split_at_windows(extent).collect::<Vec<_>>()).collect()
+    }
+
+    fn list() -> impl Strategy<Value = Vec<Extent>> {
+        prop::collection::vec(change(), 0..12).prop_map(|changes| {
+            changes.iter().fold(Vec::new(), |mut extents, (range, run)| {
+                replace(&mut extents, range, &written(range, *run));
+                extents
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn replacing_is_writing_bytes(mut extents in list(), (range, run) in change()) {
+            let mut expected = model(&extents);
+            for at in range.clone() {
+                expected[(at - START) as usize] = run.map(|run| (RunId::from_bytes([run; 16]), at - START));
+            }
+            replace(&mut extents, &range, &written(&range, run));
+            prop_assert_eq!(check_within(&extents, START..END), Ok(()));
+            prop_assert_eq!(model(&extents), expected);
+        }
+
+        #[test]
+        fn many_changes_at_once_are_the_same_as_one_by_one(
+            extents in list(), mut changes in prop::collection::vec(change(), 0..6)
+        ) {
+            changes.sort_by_key(|(range, _)| range.start);
+            changes.dedup_by(|(next, _), (range, _)| next.start < range.end);
+            let mut expected = extents.clone();
+            for (range, run) in &changes {
+                replace(&mut expected, range, &written(range, *run));
+            }
+            let changes: Vec<_> = changes.iter().map(|(range, run)| RangeChange {
+                offset: range.start, length: range.end - range.start, extents: written(range, *run),
+            }).collect();
+            prop_assert_eq!(replace_ranges(&extents, &changes), expected);
+        }
+
+        #[test]
+        fn cutting_keeps_what_is_inside(extents in list(), (range, _) in change()) {
+            let part = cut(&extents, &range);
+            prop_assert_eq!(check_within(&part, range.clone()), Ok(()));
+            let mut expected = model(&extents);
+            for (at, byte) in (START..END).zip(&mut expected) {
+                byte.take_if(|_| !range.contains(&at));
+            }
+            prop_assert_eq!(model(&part), expected);
+            prop_assert!(intersecting(&extents, &range).iter().all(|extent| clip(extent, &range).is_some()));
+            let inside = extents.iter().filter(|extent| clip(extent, &range).is_some()).count();
+            prop_assert_eq!(intersecting(&extents, &range).len(), inside);
+        }
+
+        #[test]
+        fn stretches_are_the_range_in_order(extents in list(), (range, _) in change()) {
+            let mut at = range.start;
+            for (part, extent) in stretches(&extents, range.clone()) {
+                prop_assert_eq!(part.start, at);
+                prop_assert!(part.start < part.end && part.end <= range.end);
+                for byte in part.clone() {
+                    prop_assert_eq!(find(&extents, byte), extent);
+                }
+                at = part.end;
+            }
+            prop_assert_eq!(at, range.end);
+        }
+
+        #[test]
+        fn merging_changes_nothing_but_the_rows(extents in list()) {
+            let mut merged = extents.clone();
+            merge(&mut merged);
+            prop_assert_eq!(check(&merged), Ok(()));
+            prop_assert_eq!(model(&merged), model(&extents));
+            prop_assert!(merged.is_sorted_by(|extent, next| !continues(extent, next)));
+        }
+
+        #[test]
+        fn truncating_leaves_nothing_behind(mut extents in list(), size in START..=END) {
+            let expected = cut(&extents, &(0..size));
+            truncate(&mut extents, size);
+            prop_assert_eq!(extents, expected);
+        }
+
+        #[test]
+        fn checking_never_panics(
+            rows in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), 0usize..60), 0..4)
+        ) {
+            let rows: Vec<_> = rows.into_iter().map(|(offset, length, run_length, run_offset, key)| Extent {
+                offset, length, run_length, run_offset,
+                run_key: Sealed { generation: 0, bytes: vec![0; key].into() },
+                ..extent(0, 1, 1, 0)
+            }).collect();
+            if check(&rows).is_ok() {
+                prop_assert!(rows.iter().all(|row| row.end() <= MAX_OFFSET && row.run_offset + row.length <= row.run_length));
+            }
+        }
+    }
+
+    #[test]
+    fn every_fault_is_found_and_named() {
+        let good = extent(10, 10, 1, 0);
+        let last = Extent { offset: MAX_OFFSET - 10, ..good.clone() };
+        let key = Sealed { generation: 0, bytes: vec![0; 47].into() };
+        assert_eq!(check(&[good.clone(), extent(20, 5, 1, 0), last.clone()]), Ok(()));
+        let faults = [
+            (Extent { length: 0, ..good.clone() }, Fault::Empty),
+            (Extent { length: 11, ..last.clone() }, Fault::Overflow),
+            (Extent { offset: u64::MAX, ..good.clone() }, Fault::Overflow),
+            (Extent { length: u64::MAX, ..good.clone() }, Fault::Overflow),
+            (Extent { offset: WINDOW - 9, ..good.clone() }, Fault::WindowCrossing),
+            (Extent { run_length: run::MAX_LENGTH + 1, ..good.clone() }, Fault::RunTooLong),
+            (Extent { run_offset: RUN_LENGTH - 9, ..good.clone() }, Fault::LeavesRun),
+            (Extent { run_offset: u64::MAX, ..good.clone() }, Fault::LeavesRun),
+            (Extent { run_key: key, ..good.clone() }, Fault::RunKey),
+        ];
+        for (bad, fault) in faults {
+            assert_eq!(check(&[extent(0, 5, 1, 0), bad]), Err(BadExtent { index: 1, fault }));
+        }
+        let overlap = Err(BadExtent { index: 1, fault: Fault::Overlap });
+        assert_eq!(check(&[good.clone(), extent(19, 5, 1, 0)]), overlap);
+        assert_eq!(check(&[good.clone(), extent(0, 5, 1, 0)]), overlap);
+        let outside = BadExtent { index: 0, fault: Fault::OutOfRange };
+        assert_eq!(check_within(std::slice::from_ref(&good), 11..100), Err(outside));
+        assert_eq!(check_within(std::slice::from_ref(&good), 0..19), Err(outside));
+        assert_eq!(outside.to_string(), "extent 0 is outside of its range");
+    }
+
+    #[test]
+    fn only_true_continuations_are_joined() {
+        let first = extent(10, 10, 1, 100);
+        let next = extent(20, 5, 1, 110);
+        let mut list = vec![first.clone(), next.clone()];
+        merge(&mut list);
+        assert_eq!(list, [extent(10, 15, 1, 100)]);
+        let strangers = [
+            Extent { offset: 21, ..next.clone() },
+            Extent { run_offset: 111, ..next.clone() },
+            Extent { run: RunId::from_bytes([2; 16]), ..next.clone() },
+            Extent { run_length: RUN_LENGTH + 1, ..next.clone() },
+            Extent { cipher: Cipher::ChaCha20Poly1305, ..next.clone() },
+            Extent { run_key: Sealed { generation: 1, ..next.run_key.clone() }, ..next.clone() },
+        ];
+        for stranger in strangers {
+            let mut list = vec![first.clone(), stranger];
+            merge(&mut list);
+            assert_eq!(list.len(), 2);
+        }
+        let mut border = vec![extent(WINDOW - 10, 10, 1, 0), extent(WINDOW, 10, 1, 10)];
+        merge(&mut border);
+        assert_eq!(border.len(), 2, "a border of windows stays");
+    }
 }

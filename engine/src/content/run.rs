@@ -206,3 +206,146 @@ impl std::fmt::Debug for RunCipher {
         write!(f, "RunCipher({:?}, {} bytes)", self.run, self.length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CIPHERS: [Cipher; 2] = [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
+    const PLAIN: u64 = BLOCK_PLAIN;
+
+    fn key(byte: u8) -> Key {
+        Key::from_bytes([byte; 32])
+    }
+
+    /// The blocks of a run whose bytes count up.
+    fn seal(cipher: Cipher, key: &Key, length: u64) -> Vec<Vec<u8>> {
+        let sealer = RunCipher::new(cipher, key, length);
+        let plaintext: Vec<u8> = (0..length).map(|at| at as u8).collect();
+        let parts = plaintext.chunks(PLAIN as usize).zip(0..);
+        parts
+            .map(|(part, index)| {
+                let mut block = part.to_vec();
+                sealer.seal_block(index, &mut block);
+                let mut again = vec![0; part.len() + TAG];
+                sealer.seal_block_into(index, part, &mut again);
+                assert_eq!(block, again);
+                block
+            })
+            .collect()
+    }
+
+    fn opens(opener: &RunCipher, index: u64, block: &[u8]) -> Option<Vec<u8>> {
+        let mut copy = block.to_vec();
+        let mut separate = vec![0; block.len().saturating_sub(TAG)];
+        let into = opener.open_block_into(index, block, &mut separate).is_ok();
+        let in_place = opener.open_block(index, &mut copy).ok();
+        assert_eq!(in_place.is_some(), into);
+        assert!(in_place.is_none_or(|plaintext| plaintext == separate));
+        into.then_some(separate)
+    }
+
+    #[test]
+    fn geometry_of_the_borders() {
+        for (length, count, ciphertext) in [
+            (0, 0, 0),
+            (1, 1, 17),
+            (PLAIN - 1, 1, BLOCK - 1),
+            (PLAIN, 1, BLOCK),
+            (PLAIN + 1, 2, BLOCK + 17),
+            (MAX_LENGTH, 1024, 64 << 20),
+        ] {
+            assert_eq!((blocks(length), ciphertext_len(length)), (count, ciphertext), "{length}");
+        }
+        assert_eq!(covering(0..0), 0..0);
+        assert_eq!(covering(PLAIN - 1..PLAIN + 1), 0..2);
+        assert_eq!(covering(PLAIN..2 * PLAIN), 1..2);
+        assert_eq!(ciphertext_range(PLAIN + 1, 0..2), 0..BLOCK + 17);
+        assert_eq!(ciphertext_range(PLAIN + 1, 1..2), BLOCK..BLOCK + 17);
+        assert_eq!(ciphertext_range(PLAIN + 1, 2..9), BLOCK + 17..BLOCK + 17);
+        assert_eq!((block_of(PLAIN), block_start(1), ciphertext_start(1)), (1, PLAIN, BLOCK));
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_cover_a_run_exactly(length in prop_oneof![0..4 * PLAIN, any::<u64>()], index in any::<u64>()) {
+            let count = blocks(length);
+            prop_assert_eq!(block_len(length, count), 0);
+            prop_assert_eq!(block_ciphertext_len(length, index) > 0, index < count);
+            if count < 10 {
+                let total: usize = (0..count).map(|index| block_len(length, index)).sum();
+                prop_assert_eq!(total as u64, length);
+                let total: usize = (0..count).map(|index| block_ciphertext_len(length, index)).sum();
+                prop_assert_eq!(total as u64, ciphertext_len(length));
+            }
+        }
+
+        #[test]
+        fn opening_never_panics(
+            length in any::<u64>(), index in any::<u64>(), block in prop::collection::vec(any::<u8>(), 0..40)
+        ) {
+            for cipher in CIPHERS {
+                prop_assert_eq!(opens(&RunCipher::new(cipher, &key(1), length), index, &block), None);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_come_back() {
+        for cipher in CIPHERS {
+            for length in [1, 100, PLAIN, PLAIN + 1, 2 * PLAIN] {
+                let opener = RunCipher::new(cipher, &key(1), length);
+                let opened = seal(cipher, &key(1), length).into_iter().zip(0..);
+                let opened = opened.map(|(block, index)| opens(&opener, index, &block).unwrap());
+                let plaintext: Vec<u8> = opened.flatten().collect();
+                assert!(plaintext.iter().copied().eq((0..length).map(|at| at as u8)));
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_block_counts() {
+        for cipher in CIPHERS {
+            let opener = RunCipher::new(cipher, &key(1), 40);
+            let block = seal(cipher, &key(1), 40).remove(0);
+            for bit in 0..block.len() * 8 {
+                let mut tampered = block.clone();
+                tampered[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(opens(&opener, 0, &tampered), None);
+            }
+            assert_eq!(opens(&opener, 0, &block[..55]), None);
+            assert_eq!(opens(&opener, 0, &[&block[..], &[0]].concat()), None);
+        }
+    }
+
+    #[test]
+    fn a_block_opens_in_its_place_only() {
+        for cipher in CIPHERS {
+            let blocks = seal(cipher, &key(1), 3 * PLAIN);
+            let right = RunCipher::new(cipher, &key(1), 3 * PLAIN);
+            assert!(opens(&right, 1, &blocks[1]).is_some());
+            assert_eq!(opens(&right, 0, &blocks[1]), None, "another index");
+            assert_eq!(opens(&right, 3, &blocks[1]), None, "beyond the end");
+            assert_eq!(opens(&RunCipher::new(cipher, &key(2), 3 * PLAIN), 1, &blocks[1]), None, "another run");
+            assert_eq!(opens(&RunCipher::new(cipher, &key(1), 2 * PLAIN), 1, &blocks[1]), None, "a truncated run");
+            assert_eq!(opens(&RunCipher::new(cipher, &key(1), 4 * PLAIN), 2, &blocks[2]), None, "a lengthened run");
+        }
+        let block = seal(Cipher::Aes256Gcm, &key(1), 9).remove(0);
+        assert_eq!(opens(&RunCipher::new(Cipher::ChaCha20Poly1305, &key(1), 9), 0, &block), None, "another cipher");
+    }
+
+    #[test]
+    #[should_panic(expected = "are not block 0")]
+    fn sealing_a_block_of_the_wrong_length_panics() {
+        RunCipher::new(Cipher::Aes256Gcm, &key(1), 10).seal_block(0, &mut vec![0; 9]);
+    }
+
+    #[test]
+    fn ids_derive_from_keys_and_nothing_prints() {
+        assert_eq!(run_id(&key(1)), run_id(&key(1)));
+        assert_ne!(run_id(&key(1)), run_id(&key(2)));
+        let printed = format!("{:?}", RunCipher::new(Cipher::Aes256Gcm, &key(1), 10));
+        assert_eq!(printed, format!("RunCipher({:?}, 10 bytes)", run_id(&key(1))));
+    }
+}

@@ -61,3 +61,56 @@ pub fn check_tags(tags: &[(u64, WindowTag)]) -> Result<(), InvalidRow> {
     let within = tags.last().is_none_or(|(window, _)| *window <= window_of(MAX_OFFSET));
     (sorted && within && tags.len() <= MAX_WINDOWS).then_some(()).ok_or(InvalidRow("window tags"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TAG: WindowTag = WindowTag([1; 32]);
+
+    #[test]
+    fn ranges_are_cut_at_borders() {
+        let parts: Vec<_> = split(WINDOW - 2..2 * WINDOW + 1).collect();
+        assert_eq!(parts, [(0, WINDOW - 2..WINDOW), (1, WINDOW..2 * WINDOW), (2, 2 * WINDOW..2 * WINDOW + 1)]);
+        assert_eq!(split(5..5).count(), 0);
+        assert_eq!(split(WINDOW..2 * WINDOW).collect::<Vec<_>>(), [(1, WINDOW..2 * WINDOW)]);
+        assert_eq!(covering(0..u64::MAX), 0..window_of(u64::MAX - 1) + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_join_to_the_range(start in 0..u64::MAX / 2, length in 0..5 * WINDOW) {
+            let mut at = start;
+            for (window, part) in split(start..start + length) {
+                prop_assert_eq!(part.start, at);
+                prop_assert!(part.start < part.end);
+                prop_assert!(range(window).start <= part.start && part.end <= range(window).end);
+                at = part.end;
+            }
+            prop_assert_eq!(at, start + length);
+        }
+    }
+
+    #[test]
+    fn the_content_hash_depends_on_every_tag_and_window() {
+        let other = WindowTag([2; 32]);
+        let lists: [&[(u64, WindowTag)]; 6] =
+            [&[], &[(0, TAG)], &[(1, TAG)], &[(0, other)], &[(0, TAG), (1, other)], &[(0, other), (1, TAG)]];
+        let hashes: std::collections::BTreeSet<_> = lists.into_iter().map(content_hash).collect();
+        assert_eq!(hashes.len(), lists.len());
+    }
+
+    #[test]
+    fn lists_of_tags_are_checked() {
+        let last = window_of(MAX_OFFSET);
+        assert!(check_tags(&[]).is_ok());
+        assert!(check_tags(&[(0, TAG), (last, TAG)]).is_ok());
+        assert!(check_tags(&[(last + 1, TAG)]).is_err());
+        assert!(check_tags(&[(1, TAG), (1, TAG)]).is_err());
+        assert!(check_tags(&[(1, TAG), (0, TAG)]).is_err());
+        let many: Vec<_> = (0..MAX_WINDOWS as u64 + 1).map(|window| (window, TAG)).collect();
+        assert!(check_tags(&many).is_err());
+        assert!(check_tags(&many[1..]).is_ok());
+    }
+}

@@ -62,6 +62,9 @@ pub enum GrantError {
     /// The checksum matches but a field is not acceptable.
     #[error("the access grant has an invalid {0}")]
     Invalid(&'static str),
+    /// A restriction to subtrees that no key of the grant belongs to: it would open nothing.
+    #[error("no key of this access grant opens what it would be restricted to")]
+    OpensNothing,
     /// The API key in it, or a restriction of it.
     #[error(transparent)]
     ApiKey(#[from] ApiKeyError),
@@ -136,6 +139,9 @@ impl AccessGrant {
         let mut keys = self.keys.clone();
         if let Some(subtrees) = &caveat.subtrees {
             keys.retain(|key| key.subtree().is_some_and(|subtree| subtrees.contains(&subtree)));
+            if keys.is_empty() {
+                return Err(GrantError::OpensNothing);
+            }
         }
         Ok(Self { satellite: self.satellite.clone(), api_key: self.api_key.restrict(caveat)?, keys })
     }
@@ -143,7 +149,7 @@ impl AccessGrant {
     /// The grant narrowed to `keys`, all of them subtrees, which become the subtrees of `caveat`.
     pub fn share(&self, caveat: &Caveat, keys: Vec<OpenedKey>) -> Result<Self, GrantError> {
         let subtrees: Option<Vec<Subtree>> = keys.iter().map(OpenedKey::subtree).collect();
-        let subtrees = subtrees.filter(|subtrees| !subtrees.is_empty()).ok_or(GrantError::Invalid("share"))?;
+        let subtrees = subtrees.filter(|subtrees| !subtrees.is_empty()).ok_or(GrantError::OpensNothing)?;
         let caveat = Caveat { subtrees: Some(subtrees), ..caveat.clone() };
         let shared = Self { satellite: self.satellite.clone(), api_key: self.api_key.restrict(&caveat)?, keys };
         shared.check()?;
@@ -227,4 +233,165 @@ impl OpenedKey {
 
 fn ensure(holds: bool, what: &'static str) -> Result<(), GrantError> {
     holds.then_some(()).ok_or(GrantError::Invalid(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::Timestamp;
+    use crate::grant::{Action, Actions, Denied, MAX_GRANT_TEXT};
+    use crate::ids::ApiKeyId;
+    use proptest::prelude::*;
+
+    const BUCKET: BucketId = BucketId::from_bytes([1; 16]);
+    const ROOT: InodeId = InodeId::from_bytes([2; 16]);
+    const NOW: Timestamp = Timestamp { seconds: 0, nanos: 0 };
+
+    fn key(byte: u8) -> Key {
+        Key::from_bytes([byte; 32])
+    }
+
+    fn root(byte: u8) -> OpenedKey {
+        OpenedKey::Root { secret: RootSecret::from_key(key(byte)), derivation: Derivation::new([byte; 32]) }
+    }
+
+    fn subtree(inode: u8) -> OpenedKey {
+        OpenedKey::Subtree {
+            bucket: BUCKET,
+            bucket_name: "drive".into(),
+            inode: InodeId::from_bytes([inode; 16]),
+            kind: Kind::Directory,
+            key: key(inode),
+            path: format!("photos/{inode}"),
+        }
+    }
+
+    fn grant(keys: Vec<OpenedKey>) -> AccessGrant {
+        let api_key = ApiKey::create(ApiKeyId::from_bytes([5; 16]), &key(6));
+        AccessGrant { satellite: "/ip4/127.0.0.1/tcp/7777/p2p/12D3KooW".into(), api_key, keys }
+    }
+
+    #[test]
+    fn text_comes_back_wrapped_capitalised_and_indented() {
+        let grant = grant(vec![root(1), subtree(3), subtree(4)]);
+        let text = grant.serialize().unwrap();
+        assert!(text.starts_with("strewn1") && text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        assert_eq!(AccessGrant::parse(&text), Ok(grant.clone()));
+        let wrapped: Vec<&str> = text.as_bytes().chunks(60).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        assert_eq!(AccessGrant::parse(&format!("  {}\r\n", wrapped.join("\n\t"))), Ok(grant.clone()));
+        assert_eq!(AccessGrant::parse(&text.to_uppercase()), Ok(grant));
+    }
+
+    #[test]
+    fn a_lost_or_changed_character_is_noticed() {
+        let text = grant(vec![root(1)]).serialize().unwrap();
+        for at in 0..text.len() {
+            for replacement in ['a', 'z', '2', '0', '!', 'é'] {
+                let changed: String =
+                    text.chars().enumerate().map(|(n, c)| if n == at { replacement } else { c }).collect();
+                assert_eq!(AccessGrant::parse(&changed).is_ok(), changed == *text, "{at} {replacement}");
+            }
+            let lost: String = text.chars().enumerate().filter(|(n, _)| *n != at).map(|(_, c)| c).collect();
+            assert!(AccessGrant::parse(&lost).is_err());
+            assert!(AccessGrant::parse(&text[..at]).is_err());
+        }
+        assert_eq!(AccessGrant::parse(""), Err(GrantError::NotAGrant));
+        assert_eq!(AccessGrant::parse("hello world"), Err(GrantError::NotAGrant));
+        assert_eq!(AccessGrant::parse(&text.replacen('1', "2", 1)), Err(GrantError::Version));
+        assert_eq!(AccessGrant::parse(&text[..text.len() - 8]), Err(GrantError::Damaged));
+        assert_eq!(AccessGrant::parse(&"strewn1".repeat(2 * MAX_GRANT_TEXT)), Err(GrantError::NotAGrant));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in ".{0,80}", letters in "[a-z2-7]{0,200}") {
+            prop_assert!(AccessGrant::parse(&text).is_err());
+            let text = format!("strewn1{letters}");
+            prop_assert!(AccessGrant::parse(&text).is_err());
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let bad = [
+            AccessGrant { satellite: String::new(), ..grant(vec![]) },
+            AccessGrant { satellite: "/ip4/127.0.0.1 /p2p/x".into(), ..grant(vec![]) },
+            AccessGrant { satellite: "x".repeat(MAX_SATELLITE + 1), ..grant(vec![]) },
+            grant(vec![root(1); MAX_KEYS + 1]),
+            grant(vec![OpenedKey::Root {
+                secret: RootSecret::from_key(key(1)),
+                derivation: Derivation { iterations: 1, ..Derivation::new([0; 32]) },
+            }]),
+        ];
+        for grant in bad {
+            assert!(matches!(grant.serialize(), Err(GrantError::Invalid(_))), "{grant:?}");
+        }
+        let long = |name: usize, length: usize| {
+            let mut key = subtree(1);
+            if let OpenedKey::Subtree { bucket_name, path, .. } = &mut key {
+                (*bucket_name, *path) = ("b".repeat(name), "p".repeat(length));
+            }
+            grant(vec![key])
+        };
+        assert!(long(0, 1).serialize().is_err());
+        assert!(long(MAX_BUCKET_NAME + 1, 1).serialize().is_err());
+        assert!(long(1, MAX_PATH + 1).serialize().is_err());
+        let longest = long(MAX_BUCKET_NAME, MAX_PATH);
+        assert_eq!(AccessGrant::parse(&longest.serialize().unwrap()), Ok(longest));
+        let many = grant(vec![long(1, MAX_PATH).keys.remove(0); MAX_KEYS]);
+        assert_eq!(many.serialize().map(|_| ()), Err(GrantError::Invalid("length")));
+    }
+
+    #[test]
+    fn a_root_secret_opens_the_buckets_of_its_passphrase() {
+        let sealed = RootSecret::from_key(key(1)).bucket_key(BUCKET).seal_root(BUCKET, ROOT, &key(9));
+        let starts = grant(vec![subtree(3), root(2), root(1)]).starts(BUCKET, ROOT, &sealed).unwrap();
+        let found: Vec<_> = starts.iter().map(|start| (start.inode, &start.key, start.path.as_str())).collect();
+        assert_eq!(found, [(ROOT, &key(9), ""), (InodeId::from_bytes([3; 16]), &key(3), "photos/3")]);
+        assert_eq!(grant(vec![root(2)]).starts(BUCKET, ROOT, &sealed), Err(WrongPassphrase));
+        let other = BucketId::from_bytes([7; 16]);
+        assert_eq!(grant(vec![root(1), subtree(3)]).starts(other, ROOT, &sealed), Err(WrongPassphrase));
+    }
+
+    #[test]
+    fn restricting_keeps_no_key_that_opens_more() {
+        let both = grant(vec![root(1), subtree(3), subtree(4)]);
+        let read_only = Caveat { disallow: Actions::CHANGES, ..Caveat::default() };
+        let restricted = both.restrict(&read_only).unwrap();
+        assert_eq!(restricted.keys, both.keys);
+        assert!(restricted.api_key.verify(&key(6)));
+        assert!(!restricted.api_key.check(NOW).unwrap().allows(Action::Write));
+
+        let within =
+            |key: &OpenedKey| Caveat { subtrees: key.subtree().map(|subtree| vec![subtree]), ..read_only.clone() };
+        assert_eq!(both.restrict(&within(&subtree(4))).unwrap().keys, [subtree(4)]);
+        assert_eq!(both.restrict(&within(&subtree(5))), Err(GrantError::OpensNothing));
+    }
+
+    #[test]
+    fn a_share_holds_only_its_subtrees() {
+        let shared = grant(vec![root(1)]).share(&Caveat::default(), vec![subtree(7)]).unwrap();
+        assert_eq!(shared.keys, [subtree(7)]);
+        let permissions = shared.api_key.check(NOW).unwrap();
+        assert_eq!(permissions.subtrees, [vec![subtree(7).subtree().unwrap()]]);
+        assert!(!permissions.covers(BUCKET, &[ROOT]));
+        assert!(shared.api_key.verify(&key(6)));
+        assert_eq!(grant(vec![root(1)]).share(&Caveat::default(), vec![]), Err(GrantError::OpensNothing));
+        assert_eq!(grant(vec![root(1)]).share(&Caveat::default(), vec![root(1)]), Err(GrantError::OpensNothing));
+        let expired = Caveat { not_after: Some(NOW), ..Caveat::default() };
+        let expired = grant(vec![root(1)]).share(&expired, vec![subtree(7)]).unwrap();
+        assert_eq!(expired.api_key.check(NOW), Err(Denied::Expired));
+    }
+
+    #[test]
+    fn inspection_and_debug_show_no_secret() {
+        let grant = grant(vec![root(0xab), subtree(0xcd)]).restrict(&Caveat::default()).unwrap();
+        let inspection = grant.inspect();
+        assert_eq!(inspection.caveats, [Some(Caveat::default())]);
+        assert_eq!(inspection.opens[0], Opens::EveryBucket);
+        assert!(matches!(&inspection.opens[1], Opens::Subtree { path, .. } if path == "photos/205"));
+        let printed = format!("{grant:?}");
+        assert_eq!(printed.matches("hidden").count(), 2, "{printed}");
+        assert!(printed.contains("ApiKey(ApiKeyId(05050505), 1 caveats)"));
+    }
 }

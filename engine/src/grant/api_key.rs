@@ -188,3 +188,143 @@ fn hmac(key: &Key, parts: &[&[u8]]) -> Key {
 fn tail(tag: &Key) -> Tail {
     Tail(*kdf::derive(kdf::API_KEY_TAIL, &[tag.as_bytes()]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::caveat::tests::caveat;
+    use super::super::{Action, Actions, MAX_SUBTREES, Subtree};
+    use super::*;
+    use crate::ids::{BucketId, InodeId};
+    use proptest::prelude::*;
+
+    const ID: ApiKeyId = ApiKeyId::from_bytes([1; 16]);
+    const NOW: Timestamp = Timestamp { seconds: 1_000, nanos: 0 };
+
+    fn secret(byte: u8) -> Key {
+        Key::from_bytes([byte; 32])
+    }
+
+    fn restricted(caveats: &[Caveat]) -> ApiKey {
+        let key = ApiKey::create(ID, &secret(1));
+        caveats.iter().fold(key, |key, caveat| key.restrict(caveat).unwrap())
+    }
+
+    /// A key as newer software would make it.
+    fn with_raw_caveat(key: &ApiKey, caveat: &'static [u8]) -> ApiKey {
+        let caveats = key.caveats.iter().cloned().chain([Bytes::from_static(caveat)]).collect();
+        ApiKey { id: key.id, caveats, tag: hmac(&key.tag, &[caveat]) }
+    }
+
+    proptest! {
+        #[test]
+        fn restricted_keys_verify_and_come_back(caveats in prop::collection::vec(caveat(), 0..5)) {
+            let key = restricted(&caveats);
+            let bytes = key.serialize();
+            prop_assert_eq!(bytes.len(), key.len());
+            let parsed = ApiKey::parse(&bytes).unwrap();
+            prop_assert_eq!(&parsed, &key);
+            prop_assert_eq!(parsed.caveats().collect::<Option<Vec<_>>>(), Some(caveats));
+            prop_assert!(parsed.verify(&secret(1)));
+            prop_assert!(!parsed.verify(&secret(2)));
+        }
+
+        #[test]
+        fn nothing_can_be_changed(caveats in prop::collection::vec(caveat(), 0..3), bit in any::<prop::sample::Index>()) {
+            let mut bytes = restricted(&caveats).serialize();
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(!ApiKey::parse(&bytes).is_ok_and(|key| key.verify(&secret(1))));
+        }
+
+        #[test]
+        fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), known in any::<bool>()) {
+            if let (true, Some(first)) = (known, bytes.first_mut()) {
+                *first = VERSION;
+            }
+            if let Ok(key) = ApiKey::parse(&bytes) {
+                prop_assert_eq!(key.serialize(), bytes);
+                prop_assert!(!key.verify(&secret(1)));
+                prop_assert!(key.check(NOW).is_ok() || key.caveats().count() > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_key_counts() {
+        let read_only = Caveat { disallow: Actions::CHANGES, ..Caveat::default() };
+        let bytes = restricted(&[read_only]).serialize();
+        for bit in 0..bytes.len() * 8 {
+            let mut tampered = bytes.clone();
+            tampered[bit / 8] ^= 1 << (bit % 8);
+            assert!(!ApiKey::parse(&tampered).is_ok_and(|key| key.verify(&secret(1))), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_caveat_cannot_be_taken_away() {
+        let read_only = Caveat { disallow: Actions::CHANGES, ..Caveat::default() };
+        let key = restricted(std::slice::from_ref(&read_only));
+        assert!(!key.check(NOW).unwrap().allows(Action::Write));
+        let stripped = ApiKey { caveats: Vec::new(), ..key.clone() };
+        assert!(!stripped.verify(&secret(1)));
+        let other = restricted(&[Caveat { nonce: Some([1; 16]), ..Caveat::default() }]);
+        assert!(!ApiKey { caveats: other.caveats, ..key }.verify(&secret(1)));
+    }
+
+    #[test]
+    fn an_unknown_caveat_refuses_and_stays() {
+        let key = with_raw_caveat(&restricted(&[]), b"\x02from the future");
+        let key = ApiKey::parse(&key.serialize()).unwrap();
+        assert!(key.verify(&secret(1)));
+        assert_eq!(key.check(NOW), Err(Denied::UnknownCaveat));
+        let narrower = key.restrict(&Caveat::default()).unwrap();
+        assert!(narrower.verify(&secret(1)));
+        assert_eq!(narrower.check(NOW), Err(Denied::UnknownCaveat));
+        assert_eq!(with_raw_caveat(&restricted(&[]), b"").check(NOW), Err(Denied::UnknownCaveat));
+    }
+
+    #[test]
+    fn a_revoked_key_kills_its_children_and_nobody_else() {
+        let nonce = |byte| Caveat { nonce: Some([byte; 16]), ..Caveat::default() };
+        let parent = restricted(&[nonce(1)]);
+        let child = parent.restrict(&nonce(2)).unwrap();
+        let sibling = restricted(&[nonce(3)]);
+        let revoked = parent.tail();
+        let dead = |key: &ApiKey| key.tails(&secret(1)).unwrap().contains(&revoked);
+        assert!(dead(&parent) && dead(&child));
+        assert!(!dead(&sibling) && !dead(&restricted(&[])));
+        assert_eq!(child.tails(&secret(1)).unwrap().len(), 3);
+        assert_eq!(child.tails(&secret(1)).unwrap().last(), Some(&child.tail()));
+        assert_eq!(child.tails(&secret(2)), None);
+        assert!(!dead(&restricted(&[nonce(2)])), "the same caveat elsewhere");
+    }
+
+    #[test]
+    fn limits_hold() {
+        let most = restricted(&vec![Caveat::default(); MAX_CAVEATS]);
+        assert!(ApiKey::parse(&most.serialize()).is_ok());
+        assert_eq!(most.restrict(&Caveat::default()), Err(ApiKeyError::TooLong));
+        let more = with_raw_caveat(&most, b"");
+        assert_eq!(ApiKey::parse(&more.serialize()), Err(ApiKeyError::Malformed));
+        let subtree = Subtree { bucket: BucketId::from_bytes([1; 16]), inode: InodeId::from_bytes([1; 16]) };
+        let long = Caveat { subtrees: Some(vec![subtree; MAX_SUBTREES]), ..Caveat::default() };
+        let mut key = restricted(&[]);
+        let refused = loop {
+            match key.restrict(&long) {
+                Ok(longer) => key = longer,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, ApiKeyError::TooLong);
+        assert!(key.caveats.len() > 5 && ApiKey::parse(&key.serialize()).is_ok());
+        let huge = with_raw_caveat(&restricted(&[]), &[1; MAX_CAVEAT_BYTES + 1]);
+        assert_eq!(ApiKey::parse(&huge.serialize()), Err(ApiKeyError::Malformed));
+        assert_eq!(ApiKey::parse(&[1; MAX_API_KEY_BYTES + 1]), Err(ApiKeyError::TooLong));
+        assert_eq!(ApiKey::parse(&[9]), Err(ApiKeyError::Version(9)));
+    }
+
+    #[test]
+    fn keys_do_not_print() {
+        assert_eq!(format!("{:?}", restricted(&[Caveat::default()])), "ApiKey(ApiKeyId(01010101), 1 caveats)");
+    }
+}

@@ -199,3 +199,138 @@ fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
         (a, b) => a.or(b),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn actions() -> impl Strategy<Value = Actions> {
+        any::<[bool; 4]>().prop_map(|[read, write, list, delete]| Actions { read, write, list, delete })
+    }
+
+    fn time() -> impl Strategy<Value = Timestamp> {
+        (any::<i64>(), 0..NANOS).prop_map(|(seconds, nanos)| Timestamp { seconds, nanos })
+    }
+
+    fn subtree() -> impl Strategy<Value = Subtree> {
+        // Few values, so that they meet.
+        (0u8..3, 0u8..5).prop_map(|(bucket, inode)| of(bucket, inode))
+    }
+
+    fn of(bucket: u8, inode: u8) -> Subtree {
+        Subtree { bucket: BucketId::from_bytes([bucket; 16]), inode: InodeId::from_bytes([inode; 16]) }
+    }
+
+    /// Any valid caveat.
+    pub(in crate::grant) fn caveat() -> impl Strategy<Value = Caveat> {
+        let subtrees = prop::option::of(prop::collection::vec(subtree(), 0..4));
+        let ttl = prop::option::of((any::<u64>(), 0..NANOS).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos)));
+        (actions(), subtrees, prop::option::of(time()), prop::option::of(time()), ttl, any::<Option<[u8; 16]>>())
+            .prop_map(|(disallow, subtrees, not_before, not_after, max_ttl, nonce)| Caveat {
+                disallow,
+                subtrees,
+                not_before,
+                not_after,
+                max_ttl,
+                nonce,
+            })
+    }
+
+    fn all(caveats: &[Caveat], now: Timestamp) -> Result<Permissions, Denied> {
+        let mut permissions = Permissions::UNRESTRICTED;
+        caveats.iter().try_for_each(|caveat| permissions.restrict(caveat.clone(), now))?;
+        Ok(permissions)
+    }
+
+    proptest! {
+        #[test]
+        fn caveats_come_back(caveat in caveat()) {
+            prop_assert_eq!(Caveat::parse(&caveat.encode().unwrap()), Some(caveat));
+        }
+
+        #[test]
+        fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
+            if let (true, Some(first)) = (known, bytes.first_mut()) {
+                *first = KIND;
+            }
+            if let Some(caveat) = Caveat::parse(&bytes) {
+                prop_assert!(caveat.encode().is_ok());
+            }
+        }
+
+        #[test]
+        fn more_caveats_never_allow_more(
+            caveats in prop::collection::vec(caveat(), 0..4), more in caveat(), now in time(),
+            bucket in 0u8..3, line in prop::collection::vec(0u8..5, 0..4),
+        ) {
+            let fewer = all(&caveats, now);
+            let with: Vec<_> = caveats.iter().cloned().chain([more.clone()]).collect();
+            let (Ok(fewer), Ok(with)) = (fewer.clone(), all(&with, now)) else {
+                // What was denied stays denied.
+                prop_assert!(fewer.is_ok() || all(&with, now).is_err());
+                return Ok(());
+            };
+            for action in [Action::Read, Action::Write, Action::List, Action::Delete] {
+                let allowed = fewer.allows(action) && !more.disallow.contains(action);
+                prop_assert_eq!(with.allows(action), allowed);
+            }
+            let bucket = BucketId::from_bytes([bucket; 16]);
+            let line: Vec<_> = line.into_iter().map(|inode| InodeId::from_bytes([inode; 16])).collect();
+            prop_assert!(fewer.covers(bucket, &line) || !with.covers(bucket, &line));
+            prop_assert!(fewer.sees_bucket(bucket) || !with.sees_bucket(bucket));
+            prop_assert!(with.sees_bucket(bucket) || !with.covers(bucket, &line));
+            prop_assert!(with.max_ttl.is_none_or(|ttl| more.max_ttl.is_none_or(|more| ttl <= more)));
+            prop_assert!(fewer.max_ttl.is_none() || with.max_ttl.is_some_and(|ttl| ttl <= fewer.max_ttl.unwrap()));
+        }
+    }
+
+    #[test]
+    fn every_list_of_subtrees_must_be_satisfied() {
+        let within = |subtrees: &[Subtree]| Caveat { subtrees: Some(subtrees.to_vec()), ..Caveat::default() };
+        let permissions =
+            all(&[within(&[of(1, 1), of(2, 1)]), within(&[of(1, 2), of(2, 3)])], Timestamp::default()).unwrap();
+        let id = |inode: u8| InodeId::from_bytes([inode; 16]);
+        let bucket = |bucket: u8| BucketId::from_bytes([bucket; 16]);
+        assert!(permissions.covers(bucket(1), &[id(4), id(2), id(1), id(0)]));
+        assert!(!permissions.covers(bucket(1), &[id(4), id(1), id(0)]), "only the first list");
+        assert!(!permissions.covers(bucket(1), &[id(4), id(2), id(0)]), "only the second list");
+        assert!(!permissions.covers(bucket(1), &[id(4), id(3), id(1)]), "the second list, of another bucket");
+        assert!(!permissions.covers(bucket(3), &[id(2), id(1)]));
+        assert!(permissions.sees_bucket(bucket(1)) && permissions.sees_bucket(bucket(2)));
+        assert!(!permissions.sees_bucket(bucket(3)));
+        let nothing = all(&[within(&[])], Timestamp::default()).unwrap();
+        assert!(!nothing.is_everywhere() && !nothing.sees_bucket(bucket(1)) && !nothing.covers(bucket(1), &[id(1)]));
+        let everything = all(&[Caveat::default()], Timestamp::default()).unwrap();
+        assert_eq!(everything, Permissions::UNRESTRICTED);
+        assert!(everything.is_everywhere() && everything.covers(bucket(9), &[]));
+    }
+
+    #[test]
+    fn times_bound_a_key() {
+        let at = |seconds| Timestamp { seconds, nanos: 0 };
+        let caveat = Caveat { not_before: Some(at(10)), not_after: Some(at(20)), ..Caveat::default() };
+        let check = |now| all(std::slice::from_ref(&caveat), now).map(|permissions| permissions.not_after);
+        assert_eq!(check(Timestamp { seconds: 9, nanos: NANOS - 1 }), Err(Denied::TooEarly));
+        assert_eq!(check(at(10)), Ok(Some(at(20))));
+        assert_eq!(check(Timestamp { seconds: 19, nanos: NANOS - 1 }), Ok(Some(at(20))));
+        assert_eq!(check(at(20)), Err(Denied::Expired));
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_cannot_be_added() {
+        let subtrees = |count| Caveat { subtrees: Some(vec![of(1, 1); count]), ..Caveat::default() };
+        let longest = subtrees(MAX_SUBTREES).encode().unwrap();
+        assert!(longest.len() <= MAX_CAVEAT_BYTES && Caveat::parse(&longest).is_some());
+        assert!(subtrees(MAX_SUBTREES + 1).encode().is_err());
+        let time = Some(Timestamp { seconds: 0, nanos: NANOS });
+        assert!(Caveat { not_after: time, ..Caveat::default() }.encode().is_err());
+        assert!(Caveat { not_before: time, ..Caveat::default() }.encode().is_err());
+        let mut unknown = Caveat::default().encode().unwrap();
+        unknown[0] = 2;
+        assert_eq!(Caveat::parse(&unknown), None);
+        unknown[0] = KIND;
+        unknown.push(0);
+        assert_eq!(Caveat::parse(&unknown), None, "trailing bytes");
+    }
+}

@@ -8,7 +8,7 @@
 //! and body.
 
 use super::access::{AccessGrant, GrantError, OpenedKey};
-use super::{ApiKey, MAX_GRANT_TEXT};
+use super::{ApiKey, MAX_BUCKET_NAME, MAX_GRANT_TEXT, MAX_PATH, MAX_SATELLITE};
 use crate::bucket::Kind;
 use crate::ids::{BucketId, InodeId};
 use crate::kdf;
@@ -22,6 +22,8 @@ use zeroize::Zeroizing;
 const NAME: &str = "strewn";
 const VERSION: &str = "1";
 const CHECKSUM: usize = 8;
+/// Most bytes of an encoded [`BodyKey`]: two ids, a key, a derivation, name, path, and their lengths.
+const MAX_BODY_KEY: usize = 16 + 16 + 32 + 64 + MAX_BUCKET_NAME + MAX_PATH + 16;
 
 #[derive(Serialize, Deserialize)]
 struct Body<'a> {
@@ -43,7 +45,9 @@ pub(super) fn write(grant: &AccessGrant) -> Result<Zeroizing<String>, GrantError
     let derivations: Vec<Vec<u8>> = grant.keys.iter().map(derivation_bytes).collect();
     let keys = grant.keys.iter().zip(&derivations).map(|(key, derivation)| body_key(key, derivation)).collect();
     let body = Body { satellite: grant.satellite.as_str().into(), api_key: &api_key, keys };
-    let mut bytes = Zeroizing::new(postcard::to_allocvec(&body).expect("plain structs encode"));
+    // Room for everything at once, so that growing leaves no copy of a secret behind.
+    let room = Vec::with_capacity(api_key.len() + MAX_SATELLITE + grant.keys.len() * MAX_BODY_KEY + 64);
+    let mut bytes = Zeroizing::new(postcard::to_extend(&body, room).expect("plain structs encode"));
     let checksum = checksum(&bytes);
     bytes.extend_from_slice(&checksum);
     let mut text = Zeroizing::new(String::with_capacity(NAME.len() + VERSION.len() + bytes.len() * 2));

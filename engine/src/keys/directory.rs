@@ -95,3 +95,125 @@ fn child_place<'a>(
     buffer[33..length].copy_from_slice(name.as_bytes());
     &buffer[..length]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HERE: InodeId = InodeId::from_bytes([1; 16]);
+    const THERE: InodeId = InodeId::from_bytes([2; 16]);
+    const CHILD: InodeId = InodeId::from_bytes([3; 16]);
+
+    fn keys(byte: u8) -> DirectoryKeys {
+        DirectoryKeys::new(&Key::from_bytes([byte; 32]))
+    }
+
+    fn entry() -> Entry {
+        let name = keys(1).encrypt_name(HERE, &"a".parse().unwrap());
+        let key = keys(1).seal_child(HERE, &name, CHILD, Kind::File, &Key::from_bytes([9; 32]));
+        Entry { parent: HERE, name, child: CHILD, kind: Kind::File, key }
+    }
+
+    fn name() -> impl Strategy<Value = Name> {
+        prop::collection::vec(any::<u8>(), 1..=255).prop_filter_map("a name", |bytes| Name::new(&bytes).ok())
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_back_and_differ_by_directory(name in name(), other in name()) {
+            let encrypted = keys(1).encrypt_name(HERE, &name);
+            prop_assert_eq!(encrypted.as_bytes().len(), 16 + name.as_bytes().len().div_ceil(32) * 32);
+            prop_assert_eq!(keys(1).decrypt_name(HERE, &encrypted), Ok(name.clone()));
+            prop_assert_eq!(&keys(1).encrypt_name(HERE, &name), &encrypted);
+            prop_assert_ne!(&keys(1).encrypt_name(THERE, &name), &encrypted);
+            prop_assert_ne!(&keys(2).encrypt_name(HERE, &name), &encrypted);
+            prop_assert_eq!(keys(1).encrypt_name(HERE, &other) == encrypted, other == name);
+            prop_assert!(keys(1).decrypt_name(THERE, &encrypted).is_err());
+            prop_assert!(keys(2).decrypt_name(HERE, &encrypted).is_err());
+        }
+
+        #[test]
+        fn decrypting_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(name) = EncryptedName::try_from(bytes) {
+                prop_assert!(keys(1).decrypt_name(HERE, &name).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_name_counts() {
+        let encrypted = Vec::from(keys(1).encrypt_name(HERE, &"name".parse().unwrap()));
+        for bit in 0..encrypted.len() * 8 {
+            let mut tampered = encrypted.clone();
+            tampered[bit / 8] ^= 1 << (bit % 8);
+            let tampered = EncryptedName::try_from(tampered).unwrap();
+            assert_eq!(keys(1).decrypt_name(HERE, &tampered), Err(Corrupt("name")));
+        }
+    }
+
+    #[test]
+    fn what_authenticates_but_is_no_name_is_refused() {
+        let seal = |plaintext: &[u8]| {
+            EncryptedName::try_from(keys(1).names.seal(HERE.as_bytes(), plaintext)).expect("a multiple of 32 bytes")
+        };
+        let padded = |name: &[u8], length| {
+            let mut bytes = name.to_vec();
+            bytes.resize(length, 0);
+            bytes
+        };
+        assert!(keys(1).decrypt_name(HERE, &seal(&padded(b"fine", 32))).is_ok());
+        let bad = [
+            padded(b"", 32),
+            padded(b".", 32),
+            padded(b"..", 32),
+            padded(b"a/b", 32),
+            padded(b"a\0b", 32),
+            padded(b"too much padding", 64),
+            padded(&[b'a'; 256], 256),
+        ];
+        for plaintext in bad {
+            assert_eq!(keys(1).decrypt_name(HERE, &seal(&plaintext)), Err(Corrupt("name")), "{plaintext:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_key_opens_in_its_entry_only() {
+        let entry = entry();
+        assert_eq!(keys(1).open_child(&entry), Ok(Key::from_bytes([9; 32])));
+        let other_name = keys(1).encrypt_name(HERE, &"b".parse().unwrap());
+        let moved = [
+            Entry { parent: THERE, ..entry.clone() },
+            Entry { name: other_name, ..entry.clone() },
+            Entry { child: THERE, ..entry.clone() },
+            Entry { kind: Kind::Directory, ..entry.clone() },
+            Entry { key: Sealed { generation: 1, ..entry.key.clone() }, ..entry.clone() },
+        ];
+        for moved in moved {
+            assert_eq!(keys(1).open_child(&moved), Err(Corrupt("child key")), "{moved:?}");
+        }
+        assert_eq!(keys(2).open_child(&entry), Err(Corrupt("child key")));
+    }
+
+    #[test]
+    fn every_bit_of_a_child_key_counts() {
+        let entry = entry();
+        for bit in 0..entry.key.bytes.len() * 8 {
+            let mut bytes = entry.key.bytes.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let tampered = Entry { key: Sealed { generation: 0, bytes: bytes.into() }, ..entry.clone() };
+            assert_eq!(keys(1).open_child(&tampered), Err(Corrupt("child key")));
+        }
+    }
+
+    #[test]
+    fn any_length_of_a_sealed_key_is_survived() {
+        let entry = entry();
+        for length in (0..48).chain(49..60) {
+            let mut bytes = entry.key.bytes.to_vec();
+            bytes.resize(length, 0);
+            let resized = Entry { key: Sealed { generation: 0, bytes: bytes.into() }, ..entry.clone() };
+            assert_eq!(keys(1).open_child(&resized), Err(Corrupt("child key")));
+        }
+    }
+}

@@ -156,3 +156,222 @@ fn stretch_bytes(first: &Extent, length: u64) -> [u8; 49] {
     };
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::Timestamp;
+    use crate::content::WINDOW;
+    use crate::content::extent::tests::extent;
+    use crate::record::tests::{plain, record};
+    use proptest::prelude::*;
+
+    const INODE: InodeId = InodeId::from_bytes([1; 16]);
+    const OTHER: InodeId = InodeId::from_bytes([2; 16]);
+    const CORRUPT_RECORD: Corrupt = Corrupt("inode record");
+
+    fn keys(byte: u8) -> InodeKeys {
+        InodeKeys::new(&Key::from_bytes([byte; 32]))
+    }
+
+    fn row(record: &Record) -> Inode {
+        let attributes = &record.attributes;
+        Inode {
+            inode: INODE,
+            kind: attributes.kind,
+            version: 3,
+            nlink: 1,
+            size: attributes.size,
+            record: keys(1).seal_record(INODE, attributes.kind, 3, record),
+            changed: Timestamp::default(),
+            entries_changed: Timestamp::default(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back(record in record()) {
+            let row = row(&record);
+            prop_assert!(row.record.bytes.len() <= Sealed::MAX_RECORD);
+            prop_assert_eq!(keys(1).open_record(&row), Ok(record));
+            prop_assert_eq!(keys(2).open_record(&row), Err(CORRUPT_RECORD));
+        }
+
+        #[test]
+        fn opening_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), generation in 0u32..2) {
+            let sealed = Sealed { generation, bytes: bytes.into() };
+            let row = Inode { record: sealed.clone(), ..row(&plain(Kind::File)) };
+            prop_assert_eq!(keys(1).open_record(&row), Err(CORRUPT_RECORD));
+            let extent = Extent { run_key: sealed, ..extent(0, 1, 1, 0) };
+            prop_assert_eq!(keys(1).open_run_key(&extent), Err(Corrupt("run key")));
+        }
+    }
+
+    #[test]
+    fn a_record_opens_in_its_row_only() {
+        let row = row(&plain(Kind::File));
+        let moved = [
+            Inode { inode: OTHER, ..row.clone() },
+            Inode { kind: Kind::Fifo, ..row.clone() },
+            Inode { version: 2, ..row.clone() },
+            Inode { version: 4, ..row.clone() },
+            Inode { size: 1, ..row.clone() },
+            Inode { record: Sealed { generation: 1, ..row.record.clone() }, ..row.clone() },
+        ];
+        for moved in moved {
+            assert_eq!(keys(1).open_record(&moved), Err(CORRUPT_RECORD), "{moved:?}");
+        }
+        for bit in 0..row.record.bytes.len() * 8 {
+            let mut bytes = row.record.bytes.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let tampered = Inode { record: Sealed { generation: 0, bytes: bytes.into() }, ..row.clone() };
+            assert_eq!(keys(1).open_record(&tampered), Err(CORRUPT_RECORD));
+        }
+    }
+
+    #[test]
+    fn what_authenticates_but_breaks_a_bound_is_refused() {
+        let seal = |record: &Record, plaintext: &[u8]| {
+            let place = record_place(INODE, record.attributes.kind, 3);
+            let bytes = keys(1).records().seal(&place, plaintext).into();
+            Inode { record: Sealed { generation: 0, bytes }, ..row(&plain(record.attributes.kind)) }
+        };
+        let mut record = plain(Kind::File);
+        assert!(keys(1).open_record(&seal(&record, &record.encode())).is_ok());
+        assert!(keys(1).open_record(&seal(&record, &[])).is_err());
+        let other_kind = plain(Kind::Fifo).encode();
+        assert!(keys(1).open_record(&seal(&record, &other_kind)).is_err());
+        record.attributes.mode = 0o10000;
+        assert!(keys(1).open_record(&seal(&record, &record.encode())).is_err());
+        let long = vec![0; Sealed::MAX_RECORD - SIV + 1];
+        assert!(keys(1).open_record(&seal(&record, &long)).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "could never be opened again")]
+    fn sealing_what_could_not_be_opened_panics() {
+        let mut record = plain(Kind::File);
+        record.attributes.mode = u32::MAX;
+        keys(1).seal_record(INODE, Kind::File, 1, &record);
+    }
+
+    #[test]
+    fn a_run_key_opens_for_its_run_only() {
+        let key = Key::from_bytes([5; 32]);
+        let run = run::run_id(&key);
+        let good = Extent { run, run_key: keys(1).seal_run_key(run, &key), ..extent(0, 1, 1, 0) };
+        const CORRUPT: Corrupt = Corrupt("run key");
+        assert_eq!(keys(1).open_run_key(&good), Ok(key.clone()));
+        assert_eq!(keys(2).open_run_key(&good), Err(CORRUPT));
+        let other = run::run_id(&Key::from_bytes([6; 32]));
+        assert_eq!(keys(1).open_run_key(&Extent { run: other, ..good.clone() }), Err(CORRUPT));
+        let lying = keys(1).seal_run_key(other, &key);
+        assert_eq!(keys(1).open_run_key(&Extent { run: other, run_key: lying, ..good.clone() }), Err(CORRUPT));
+        for bit in 0..good.run_key.bytes.len() * 8 {
+            let mut bytes = good.run_key.bytes.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let run_key = Sealed { generation: 0, bytes: bytes.into() };
+            assert_eq!(keys(1).open_run_key(&Extent { run_key, ..good.clone() }), Err(CORRUPT));
+        }
+    }
+
+    #[test]
+    fn one_key_as_directory_and_inode_opens_different_things() {
+        let key = Key::from_bytes([1; 32]);
+        let run = run::run_id(&key);
+        let sealed = keys(1).seal_run_key(run, &key);
+        let record = Inode { record: sealed.clone(), ..row(&plain(Kind::File)) };
+        assert!(keys(1).open_record(&record).is_err());
+        assert!(Siv::derive(kdf::CHILD_KEYS, &[key.as_bytes()]).open_key(run.as_bytes(), &sealed).is_err());
+        assert!(Siv::derive(kdf::RUN_KEYS, &[key.as_bytes()]).open_key(run.as_bytes(), &sealed).is_ok());
+    }
+
+    #[test]
+    fn a_tag_depends_on_everything_but_how_rows_are_cut() {
+        let list = [extent(0, 10, 1, 0), extent(10, 5, 1, 10), extent(20, 5, 2, 0)];
+        let tag = keys(1).window_tag(INODE, 0, &list);
+        let mut merged = list.to_vec();
+        extent::merge(&mut merged);
+        assert_eq!(merged.len(), 2);
+        assert_eq!(keys(1).window_tag(INODE, 0, &merged), tag);
+
+        assert_ne!(keys(2).window_tag(INODE, 0, &list), tag);
+        assert_ne!(keys(1).window_tag(OTHER, 0, &list), tag);
+        assert_ne!(keys(1).window_tag(INODE, 1, &list), tag);
+        assert_ne!(keys(1).window_tag(INODE, 0, &list[1..]), tag);
+        assert_ne!(keys(1).window_tag(INODE, 0, &list[..2]), tag);
+        let last = &list[2];
+        let changed = [
+            Extent { offset: 21, ..last.clone() },
+            Extent { length: 6, ..last.clone() },
+            Extent { run: RunId::from_bytes([3; 16]), ..last.clone() },
+            Extent { run_length: 999, ..last.clone() },
+            Extent { run_offset: 1, ..last.clone() },
+            Extent { cipher: Cipher::ChaCha20Poly1305, ..last.clone() },
+        ];
+        for changed in changed {
+            let list = [list[0].clone(), list[1].clone(), changed];
+            assert_ne!(keys(1).window_tag(INODE, 0, &list), tag);
+        }
+    }
+
+    /// A file with data in windows 0, 1 and 3.
+    fn proven() -> (Record, Extents) {
+        let extents = vec![
+            extent(0, 10, 1, 0),
+            extent(50, 10, 1, 50),
+            extent(WINDOW, 10, 2, 0),
+            extent(3 * WINDOW + 5, 10, 3, 0),
+        ];
+        let tags: Vec<_> = window::by_window(&extents)
+            .map(|(number, part)| (number, keys(1).window_tag(INODE, number, part)))
+            .collect();
+        let record = Record { content: window::content_hash(&tags), ..plain(Kind::File) };
+        (record, Extents { version: 3, extents, tags })
+    }
+
+    fn part(of: &Extents, range: Range<usize>) -> Extents {
+        Extents { extents: of.extents[range].to_vec(), ..of.clone() }
+    }
+
+    #[test]
+    fn true_extents_are_proven_window_by_window() {
+        let (record, all) = proven();
+        let check = |range, extents: &Extents| keys(1).check_windows(INODE, &record, range, extents);
+        assert_eq!(check(0..4 * WINDOW, &all), Ok(()));
+        assert_eq!(check(0..i64::MAX as u64, &all), Ok(()));
+        assert_eq!(check(5..6, &part(&all, 0..2)), Ok(()));
+        assert_eq!(check(WINDOW - 1..WINDOW + 1, &part(&all, 0..3)), Ok(()));
+        assert_eq!(check(2 * WINDOW..3 * WINDOW, &part(&all, 0..0)), Ok(()), "a true hole");
+        assert_eq!(check(7 * WINDOW..8 * WINDOW, &part(&all, 0..0)), Ok(()));
+        assert_eq!(check(5..5, &part(&all, 0..0)), Ok(()));
+    }
+
+    #[test]
+    fn false_extents_are_refused() {
+        let (record, all) = proven();
+        let check = |range, extents: &Extents| keys(1).check_windows(INODE, &record, range, extents);
+        let wrong = Err(Corrupt("extents"));
+        assert_eq!(check(0..WINDOW, &part(&all, 0..1)), wrong, "an extent withheld");
+        assert_eq!(check(0..WINDOW, &part(&all, 0..0)), wrong, "a window withheld");
+        assert_eq!(check(2 * WINDOW..3 * WINDOW, &part(&all, 3..4)), wrong, "an extent of another window");
+        let mut forged = all.clone();
+        forged.extents.insert(3, extent(2 * WINDOW, 10, 2, 0));
+        assert_eq!(check(0..4 * WINDOW, &forged), wrong, "an extent in a hole");
+        let mut changed = all.clone();
+        changed.extents[1].run_offset += 1;
+        assert_eq!(check(0..4 * WINDOW, &changed), wrong, "an extent changed");
+        let mut overlapping = all.clone();
+        overlapping.extents[1].offset = 5;
+        assert_eq!(check(0..WINDOW, &overlapping), wrong, "extents overlap");
+        let mut untagged = all.clone();
+        untagged.tags.remove(0);
+        assert_eq!(check(WINDOW..2 * WINDOW, &part(&untagged, 2..3)), wrong, "a tag withheld");
+        let mut swapped = all.clone();
+        swapped.tags.swap(0, 1);
+        assert_eq!(check(0..WINDOW, &part(&swapped, 0..2)), wrong, "tags out of order");
+        assert_eq!(keys(1).check_windows(OTHER, &record, 0..4 * WINDOW, &all), wrong, "another inode's");
+        assert_eq!(keys(2).check_windows(INODE, &record, 0..4 * WINDOW, &all), wrong, "another key's");
+        assert_eq!(keys(1).check_windows(INODE, &plain(Kind::File), 0..4 * WINDOW, &all), wrong, "another version's");
+    }
+}

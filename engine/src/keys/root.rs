@@ -149,3 +149,86 @@ fn root_place(bucket: BucketId, root_inode: InodeId) -> [u8; 32] {
     place[16..].copy_from_slice(root_inode.as_bytes());
     place
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BUCKET: BucketId = BucketId::from_bytes([1; 16]);
+    const ROOT: InodeId = InodeId::from_bytes([2; 16]);
+
+    fn bucket_key(byte: u8, bucket: BucketId) -> BucketKey {
+        RootSecret::from_key(Key::from_bytes([byte; 32])).bucket_key(bucket)
+    }
+
+    #[test]
+    fn derivations_are_refused_when_weak_or_absurd() {
+        let good = Derivation::new([7; 32]);
+        assert_eq!(Derivation::parse(&good.encode()), Ok(good.clone()));
+        let weak = [
+            Derivation { memory_kib: 65_535, ..good.clone() },
+            Derivation { iterations: 2, ..good.clone() },
+            Derivation { lanes: 0, ..good.clone() },
+        ];
+        let excessive = [
+            Derivation { memory_kib: 1024 * 1024 + 1, ..good.clone() },
+            Derivation { iterations: 17, ..good.clone() },
+            Derivation { lanes: 17, ..good.clone() },
+        ];
+        for (list, error) in [(weak, InvalidDerivation::Weak), (excessive, InvalidDerivation::Excessive)] {
+            for derivation in list {
+                assert_eq!(Derivation::parse(&derivation.encode()), Err(error));
+                assert_eq!(RootSecret::derive(b"passphrase", &derivation), Err(error));
+            }
+        }
+        let mut newer = good.encode();
+        newer[0] = 2;
+        assert_eq!(Derivation::parse(&newer), Err(InvalidDerivation::Malformed));
+        assert_eq!(Derivation::parse(&good.encode()[..44]), Err(InvalidDerivation::Malformed));
+    }
+
+    #[test]
+    fn passphrase_and_salt_both_matter() {
+        let secret = |passphrase: &[u8], salt| RootSecret::derive(passphrase, &Derivation::new([salt; 32])).unwrap();
+        let right = secret(b"correct horse", 1);
+        assert_eq!(secret(b"correct horse", 1), right);
+        assert_ne!(secret(b"correct horsf", 1), right);
+        assert_ne!(secret(b"correct horse", 2), right);
+    }
+
+    #[test]
+    fn a_root_key_opens_in_its_place_only() {
+        let key = Key::from_bytes([9; 32]);
+        let sealed = bucket_key(3, BUCKET).seal_root(BUCKET, ROOT, &key);
+        assert_eq!(bucket_key(3, BUCKET).open_root(BUCKET, ROOT, &sealed), Ok(key));
+        let (other_bucket, other_root) = (BucketId::from_bytes([8; 16]), InodeId::from_bytes([8; 16]));
+        assert_eq!(bucket_key(4, BUCKET).open_root(BUCKET, ROOT, &sealed), Err(WrongPassphrase));
+        assert_eq!(bucket_key(3, other_bucket).open_root(BUCKET, ROOT, &sealed), Err(WrongPassphrase));
+        assert_eq!(bucket_key(3, BUCKET).open_root(other_bucket, ROOT, &sealed), Err(WrongPassphrase));
+        assert_eq!(bucket_key(3, BUCKET).open_root(BUCKET, other_root, &sealed), Err(WrongPassphrase));
+        let generation = Sealed { generation: 1, ..sealed.clone() };
+        assert_eq!(bucket_key(3, BUCKET).open_root(BUCKET, ROOT, &generation), Err(WrongPassphrase));
+        for bit in 0..sealed.bytes.len() * 8 {
+            let mut bytes = sealed.bytes.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let tampered = Sealed { generation: 0, bytes: bytes.into() };
+            assert_eq!(bucket_key(3, BUCKET).open_root(BUCKET, ROOT, &tampered), Err(WrongPassphrase));
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secret = RootSecret::from_key(Key::from_bytes([0xab; 32]));
+        assert_eq!(format!("{secret:?} {:?}", secret.bucket_key(BUCKET)), "RootSecret(Key(hidden)) BucketKey(hidden)");
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_a_derivation_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let Ok(derivation) = Derivation::parse(&bytes) {
+                prop_assert_eq!(derivation.encode(), bytes);
+            }
+        }
+    }
+}
