@@ -7,11 +7,13 @@
 //! What a caller may rely on is the durability table of strewn-semantics(7).
 
 mod cache;
+pub mod data;
 pub mod disk;
 mod error;
 pub mod journal;
 mod name;
 mod options;
+pub mod sealed;
 mod status;
 mod tree;
 

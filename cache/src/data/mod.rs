@@ -1,0 +1,225 @@
+//! Data files: the plain bytes of larger files, one sparse file per inode, at the offsets they have in the inode.
+//!
+//! A data file is `data/<2 hex>/<inode>.<generation>`, both in hexadecimal, the first two digits again as directory. It has
+//! no header: it is mapped into the kernel as it is (passthrough). What of it means anything is known to journal and
+//! index alone; what they do not name is garbage or a hole.
+//!
+//! Truncating to nothing starts a new **generation**, a name never used before, so that the old bytes stay until the
+//! record that gives them up is durable. Generations are drawn at random: a row that outlived its file can never be
+//! taken for a row about a later one.
+//!
+//! A file is durable when [`DataFiles::sync`] returned, together with its name. A failed sync is remembered: the kernel
+//! reports it once, we report it until the file is removed.
+
+mod open;
+
+use crate::disk::{self, Disk, DiskFile};
+use bytes::BytesMut;
+use open::Handles;
+use std::io;
+use std::sync::Arc;
+use strewn_engine::ids::InodeId;
+
+/// The directory of all data files.
+const DIRECTORY: &str = "data";
+/// Hexadecimal digits of the inode that name the directory of a file.
+const FAN_OUT: usize = 2;
+
+/// One data file: an inode, and which of its files over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct DataId {
+    /// The inode.
+    pub inode: InodeId,
+    /// Drawn by [`DataFiles::fresh`].
+    pub generation: u64,
+}
+
+/// A data file that was there when the data files were opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The file.
+    pub id: DataId,
+    /// Length in bytes.
+    pub length: u64,
+    /// Bytes of disk it takes.
+    pub allocated: u64,
+}
+
+/// Why a data file did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The disk is full.
+    #[error("no space for file content")]
+    NoSpace,
+    /// There is no such file (any more).
+    #[error("a data file of inode {} is missing", .0.inode)]
+    Missing(DataId),
+    /// The disk failed; after a failed sync, the first cause.
+    #[error("data file: {0}")]
+    Io(Arc<io::Error>),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        if disk::is_full(&error) { Self::NoSpace } else { Self::Io(Arc::new(error)) }
+    }
+}
+
+/// The data files of a cache. Clones share them. All methods but [`Self::sync`] are plain calls into the page cache (which
+/// may wait for the disk when it has to read, or when too much is unwritten).
+#[derive(Clone)]
+pub struct DataFiles {
+    disk: Arc<dyn Disk>,
+    handles: Arc<Handles>,
+}
+
+impl DataFiles {
+    /// Lists what is there. Blocks.
+    pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Vec<Found>), Error> {
+        let mut found = Vec::new();
+        for first in 0..=u8::MAX {
+            for listed in disk.list(&format!("{DIRECTORY}/{first:02x}"))? {
+                // Names that are not ours are left alone.
+                if let Some(id) = parse(&listed.name) {
+                    found.push(Found { id, length: listed.length, allocated: listed.allocated });
+                }
+            }
+        }
+        Ok((Self { handles: Arc::new(Handles::new(disk.clone())), disk }, found))
+    }
+
+    /// A file of the inode that never was before. It is made by the first write to it; until then it reads as empty.
+    pub fn fresh(&self, inode: InodeId) -> Result<DataId, Error> {
+        let generation = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+        let id = DataId { inode, generation };
+        self.handles.announce(id);
+        Ok(id)
+    }
+
+    /// Writes `parts` one after the other from `offset`. On an error any part of the range may be written.
+    pub fn write_at(&self, id: DataId, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        self.change(id, |file| file.write_at(offset, parts))?;
+        self.handles.hint(id, offset, length);
+        Ok(())
+    }
+
+    /// Appends up to `length` bytes from `offset` to `buffer`; fewer only at the end of the file. Returns how many.
+    pub fn read_at(&self, id: DataId, offset: u64, length: usize, buffer: &mut BytesMut) -> Result<usize, Error> {
+        let Some(file) = self.handles.get(id)? else { return Ok(0) };
+        let start = buffer.len();
+        buffer.resize(start + length, 0);
+        let read = file.read_at(offset, &mut buffer[start..]);
+        buffer.truncate(start + *read.as_ref().unwrap_or(&0));
+        Ok(read?)
+    }
+
+    /// Fills `buffer` from `offset`; what lies behind the end of the file reads as zeros, like a hole.
+    pub fn read_into(&self, id: DataId, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let read = match self.handles.get(id)? {
+            Some(file) => file.read_at(offset, buffer)?,
+            None => 0,
+        };
+        buffer[read..].fill(0);
+        Ok(())
+    }
+
+    /// Cuts the file to `length` or lets it grow by a hole. To be called once the record that says so is durable.
+    pub fn truncate(&self, id: DataId, length: u64) -> Result<(), Error> {
+        self.change(id, |file| file.set_len(length))
+    }
+
+    /// Gives the bytes of a range back to the disk; they read as zeros. To be called once the record that says so is
+    /// durable.
+    pub fn punch(&self, id: DataId, offset: u64, length: u64) -> Result<(), Error> {
+        self.change(id, |file| file.punch_hole(offset, length))
+    }
+
+    /// Bytes of disk the file takes.
+    pub fn allocated(&self, id: DataId) -> Result<u64, Error> {
+        Ok(self.handles.get(id)?.map_or(Ok(0), |file| file.allocated())?)
+    }
+
+    /// Length of the file in bytes.
+    pub fn length(&self, id: DataId) -> Result<u64, Error> {
+        Ok(self.handles.get(id)?.map_or(Ok(0), |file| file.length())?)
+    }
+
+    /// True if everything written to the file by this process is durable. What an earlier process wrote counts as
+    /// unsynced only to those who know better: sync what the journal does not call synced.
+    pub fn is_clean(&self, id: DataId) -> bool {
+        !self.handles.is_dirty(id)
+    }
+
+    /// Treats the file as written to, so that the next sync reaches the disk: for what another process left unsynced, or
+    /// the kernel wrote past us.
+    pub fn mark_dirty(&self, id: DataId) {
+        self.handles.mark_dirty(id);
+    }
+
+    /// Waits until everything written to the file before survives a power cut.
+    pub async fn sync(&self, id: DataId) -> Result<(), Error> {
+        if !self.handles.is_dirty(id) {
+            return self.handles.check(id);
+        }
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.sync_blocking(id))
+            .await
+            .map_err(|error| Error::from(io::Error::other(error.to_string())))?
+    }
+
+    /// Like [`Self::sync`], for threads that may block.
+    pub fn sync_blocking(&self, id: DataId) -> Result<(), Error> {
+        self.handles.sync(id)
+    }
+
+    /// Removes a file; one that is not there is fine. To be called once the record that gives it up is durable.
+    pub fn remove(&self, id: DataId) -> Result<(), Error> {
+        self.handles.forget(id);
+        Ok(disk::remove_if_there(&*self.disk, &name(id))?)
+    }
+
+    /// A handle of its own for reading, for the kernel (passthrough). Fails on a disk that is no file system.
+    pub fn open_read_only(&self, id: DataId) -> Result<std::fs::File, Error> {
+        let path = self.disk.path(&name(id)).ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        std::fs::File::open(path).map_err(|error| missing(id, error))
+    }
+
+    fn change(&self, id: DataId, change: impl FnOnce(&dyn DiskFile) -> io::Result<()>) -> Result<(), Error> {
+        self.handles.check(id)?;
+        let file = self.handles.get_or_create(id)?;
+        let result = change(&*file);
+        // Also after an error: part of it may be in the page cache.
+        self.handles.mark_dirty(id);
+        Ok(result?)
+    }
+}
+
+fn missing(id: DataId, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::Missing(id),
+        _ => error.into(),
+    }
+}
+
+/// Directory of a file.
+fn directory(id: DataId) -> String {
+    format!("{DIRECTORY}/{}", &id.inode.to_string()[..FAN_OUT])
+}
+
+/// Name of a file on the disk.
+fn name(id: DataId) -> String {
+    format!("{}/{}.{:016x}", directory(id), id.inode, id.generation)
+}
+
+fn parse(name: &str) -> Option<DataId> {
+    let (inode, generation) = name.split_once('.')?;
+    let canonical = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if !canonical(inode) || !canonical(generation) || generation.len() != 16 {
+        return None;
+    }
+    Some(DataId { inode: inode.parse().ok()?, generation: u64::from_str_radix(generation, 16).ok()? })
+}
+
+#[cfg(test)]
+mod tests;
