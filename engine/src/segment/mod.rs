@@ -21,8 +21,8 @@ use std::ops::Range;
 /// Longest segment in bytes.
 pub const MAX_SEGMENT: u64 = 64 << 20;
 
-/// Segment bytes that are encoded, decoded and held together, about: 4 MiB, the fastest for the code.
-pub const WINDOW: u64 = 4 << 20;
+/// Data shares that are encoded, decoded and held together, about: 4 MiB of segment, the fastest for the code.
+pub const WINDOW_SHARES: u16 = 64;
 
 /// Shares are multiples of this many bytes: the column width of the code.
 pub const COLUMN: u32 = 64;
@@ -177,9 +177,9 @@ impl Geometry {
         })
     }
 
-    /// Full stripes of one window: as many as [`WINDOW`] holds, at least one.
+    /// Stripes of one window: as many as have [`WINDOW_SHARES`] data shares, at least one.
     pub fn window_stripes(&self) -> u32 {
-        (WINDOW / self.stripe_length()).max(1) as u32
+        u32::from((WINDOW_SHARES / self.required).max(1))
     }
 
     /// Windows: stretches of stripes that are encoded together. At least 1.

@@ -122,7 +122,7 @@ impl Driver {
         let mut machine = Download::new(geometry, range, sources, Settings::default(), latencies, self.now());
         let mut answer = Answer::new(geometry, self.range.clone());
         loop {
-            while let Some(group) = machine.take() {
+            while let Some(group) = machine.take(self.now()) {
                 answer.add(group).await?;
             }
             while let Some(action) = machine.poll() {

@@ -201,10 +201,11 @@ impl Download {
 
     /// The next finished stripes in order, if there are any; [`crate::erasure::Decoder::read`] makes bytes of them. Taking
     /// them makes room for others: poll again.
-    pub fn take(&mut self) -> Option<StripeGroup> {
+    pub fn take(&mut self, now: Duration) -> Option<StripeGroup> {
         if self.done {
             return None;
         }
+        self.now = self.now.max(now);
         let group = self.stripes.take()?;
         self.unplanned = true;
         self.advance();

@@ -127,7 +127,7 @@ impl Stripes {
     }
 
     /// Takes the ready stripes at the front whose shares are of the same pieces: any number if nothing has to be rebuilt,
-    /// else about [`crate::segment::WINDOW`] bytes of segment, since a decode call has its price; fewer only if no more are to come.
+    /// else about a window of the code, since a decode call has its price; fewer only if no more are to come.
     pub(super) fn take(&mut self) -> Option<StripeGroup> {
         let required = self.geometry.required();
         let first = self.open.front().filter(|stripe| stripe.is_ready(required))?;

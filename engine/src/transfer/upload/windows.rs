@@ -80,7 +80,8 @@ impl Windows {
             return actions;
         };
         if self.encoding.is_some() {
-            // It is being worked on, or the encoder is busy: the next call decides.
+            // Nobody waits for room as long as the encoder is busy: when it is done, the next call decides.
+            self.starved = None;
             return actions;
         }
         if self.held.len() >= self.limit {

@@ -1,1 +1,0 @@
-//! The machines step by step: what they ask for, in the plain cases.
