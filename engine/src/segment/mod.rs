@@ -21,8 +21,11 @@ use std::ops::Range;
 /// Longest segment in bytes.
 pub const MAX_SEGMENT: u64 = 64 << 20;
 
-/// Data shares that are encoded, decoded and held together, about: 4 MiB of segment, the fastest for the code.
+/// Data shares that are encoded, decoded and held together, about: the fastest number for the code.
 pub const WINDOW_SHARES: u16 = 64;
+
+/// Segment bytes of a window, about: 4 MiB. A window is one stripe where a stripe is longer.
+pub const WINDOW: u64 = WINDOW_SHARES as u64 * MAX_SHARE as u64;
 
 /// Shares are multiples of this many bytes: the column width of the code.
 pub const COLUMN: u32 = 64;
