@@ -131,3 +131,66 @@ fn opened_key(key: &BodyKey<'_>) -> Result<OpenedKey, GrantError> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grant::Caveat;
+    use crate::ids::ApiKeyId;
+    use proptest::prelude::*;
+
+    /// Text with a true checksum over whatever the body is.
+    fn text(body: &[u8]) -> String {
+        let coded = BASE32_NOPAD.encode(&[body, &checksum(body)].concat());
+        format!("{NAME}{VERSION}{}", coded.to_ascii_lowercase())
+    }
+
+    fn valid_body() -> Vec<u8> {
+        let key = || Key::from_bytes([1; 32]);
+        let api_key = ApiKey::create(ApiKeyId::from_bytes([2; 16]), &key()).restrict(&Caveat::default()).unwrap();
+        let root = OpenedKey::Root { secret: RootSecret::from_key(key()), derivation: Derivation::new([3; 32]) };
+        let subtree = OpenedKey::Subtree {
+            bucket: BucketId::from_bytes([4; 16]),
+            bucket_name: "drive".into(),
+            inode: InodeId::from_bytes([5; 16]),
+            kind: Kind::File,
+            key: key(),
+            path: "a/b".into(),
+        };
+        let grant = AccessGrant { satellite: "/ip4/127.0.0.1/p2p/x".into(), api_key, keys: vec![root, subtree] };
+        let written = write(&grant).unwrap();
+        let coded = written.strip_prefix("strewn1").unwrap().to_ascii_uppercase();
+        let bytes = BASE32_NOPAD.decode(coded.as_bytes()).unwrap();
+        let body = bytes[..bytes.len() - CHECKSUM].to_vec();
+        assert_eq!(text(&body), *written);
+        assert_eq!(read(&written), Ok(grant));
+        body
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(!matches!(read(&text(&body)), Err(GrantError::Damaged | GrantError::NotAGrant)));
+        }
+
+        #[test]
+        fn no_change_of_a_valid_body_makes_it_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut body = valid_body();
+            prop_assert!(read(&text(&body[..cut.index(body.len())])).is_err());
+            body.push(0);
+            prop_assert_eq!(read(&text(&body)), Err(GrantError::Invalid("encoding")));
+            body.pop();
+            for (at, byte) in changes {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            // What reads is written as something that reads as the same.
+            if let Ok(grant) = AccessGrant::parse(&text(&body)) {
+                prop_assert_eq!(AccessGrant::parse(&grant.serialize().unwrap()), Ok(grant));
+            }
+        }
+    }
+}

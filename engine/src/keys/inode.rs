@@ -79,17 +79,15 @@ impl InodeKeys {
     /// ```
     /// Sealed run keys are left out: they authenticate by themselves, and the run id already names the key.
     pub fn window_tag(&self, inode: InodeId, window: u64, extents: &[Extent]) -> WindowTag {
-        let mut hasher = blake3::Hasher::new_keyed(self.windows());
-        hasher.update(inode.as_bytes());
-        hasher.update(&window.to_be_bytes());
+        let mut bytes = Vec::with_capacity(PLACE_LEN + extents.len() * STRETCH_LEN);
+        bytes.extend_from_slice(inode.as_bytes());
+        bytes.extend_from_slice(&window.to_be_bytes());
         for stretch in extents.chunk_by(extent::continues) {
-            let first = &stretch[0];
             let length: u64 = stretch.iter().map(|extent| extent.length).sum();
-            hasher.update(&stretch_bytes(first, length));
+            bytes.extend_from_slice(&stretch_bytes(&stretch[0], length));
         }
-        let tag = WindowTag(*hasher.finalize().as_bytes());
-        hasher.zeroize();
-        tag
+        // In one piece: BLAKE3 is several times faster on many blocks at once.
+        WindowTag(*blake3::keyed_hash(self.windows(), &bytes).as_bytes())
     }
 
     /// Proves the extents of all windows that intersect `range` (bytes of the file): `extents` must hold exactly the extents
@@ -143,8 +141,12 @@ fn record_place(inode: InodeId, kind: Kind, version: u64) -> [u8; 25] {
     place
 }
 
-fn stretch_bytes(first: &Extent, length: u64) -> [u8; 49] {
-    let mut bytes = [0; 49];
+/// What a window's tag covers: inode and window, then this much for each stretch.
+const PLACE_LEN: usize = 16 + 8;
+const STRETCH_LEN: usize = 8 + 8 + 16 + 8 + 8 + 1;
+
+fn stretch_bytes(first: &Extent, length: u64) -> [u8; STRETCH_LEN] {
+    let mut bytes = [0; STRETCH_LEN];
     bytes[..8].copy_from_slice(&first.offset.to_be_bytes());
     bytes[8..16].copy_from_slice(&length.to_be_bytes());
     bytes[16..32].copy_from_slice(first.run.as_bytes());
