@@ -12,7 +12,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Sub-keys of one inode, each derived when it is first needed: a listing opens records and nothing else.
+/// Sub-keys of one inode, each derived when it is first needed: a listing opens records and nothing else. About 1.2 KiB and
+/// cheap to make: for inodes at rest keep the [`Key`].
 pub struct InodeKeys {
     key: Key,
     records: OnceLock<Siv>,
