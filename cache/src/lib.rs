@@ -6,6 +6,7 @@
 //!
 //! What a caller may rely on is the durability table of strewn-semantics(7).
 
+pub mod budget;
 mod cache;
 pub mod data;
 pub mod disk;
