@@ -9,6 +9,7 @@ pub mod clock;
 mod drive;
 pub mod error;
 pub mod fuse;
+pub mod mount;
 pub mod volume;
 
 pub use drive::Drive;
