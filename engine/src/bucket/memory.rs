@@ -179,11 +179,18 @@ impl BucketService for MemoryBucket {
         if state.stored(directory)?.row.inode.kind != Kind::Directory {
             return Err(Error::NotFound(format!("directory {directory:?}")));
         }
-        let found = state.names(directory, after).take(limit as usize + 1);
-        let mut entries: Vec<_> = found.map(|entry| state.with_child(entry)).collect();
-        let more = entries.len() > limit as usize;
-        entries.truncate(limit as usize);
-        Ok(EntryPage { entries, more, sequence: state.sequence })
+        let mut page = EntryPage { entries: Vec::new(), more: false, sequence: state.sequence };
+        let mut bytes = 0;
+        for entry in state.names(directory, after) {
+            if page.entries.len() == limit as usize || bytes >= MAX_PAGE_BYTES {
+                page.more = true;
+                break;
+            }
+            let (entry, child) = state.with_child(entry);
+            bytes += child.record.bytes.len();
+            page.entries.push((entry, child));
+        }
+        Ok(page)
     }
 
     async fn inode(&self, inode: InodeId) -> Result<Inode, Error> {

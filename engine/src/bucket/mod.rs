@@ -107,6 +107,9 @@ pub struct BucketSettings {
 /// Largest page of [`BucketService::entries`].
 pub const MAX_PAGE: u32 = 4_096;
 
+/// A page of [`BucketService::entries`] ends, with `more`, once its records have this many bytes.
+pub const MAX_PAGE_BYTES: usize = 16 << 20;
+
 /// Why the service did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum Error {
