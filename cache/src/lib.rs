@@ -11,6 +11,7 @@ mod cache;
 pub mod data;
 pub mod disk;
 mod error;
+pub mod index;
 pub mod journal;
 mod name;
 mod options;

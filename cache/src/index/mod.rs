@@ -1,0 +1,482 @@
+//! The index: what the cache knows and could ask the network for again, kept across restarts and out of memory. A cache of
+//! a cache: nothing is ever recovered from it, and it may lose rows at any time.
+//!
+//! What it must never do is return a row that was forgotten. How that is kept:
+//! - Changes are collected in memory by key, newest wins, and applied in batches, each one transaction. A reader looks there
+//!   first. So the database always shows the state after some change, never a mixture.
+//! - When too much is waiting, rows are **dropped by forgetting them**: instead of storing the new row the old one is deleted. If
+//!   even the deletions are too many, the whole index is emptied. A change that takes away is never dropped alone.
+//! - A batch that cannot be applied (disk full, damage) is followed by an empty database; if that cannot be made either,
+//!   the index stays silent until the next start.
+//! - After a crash the database is as it was some moments before. [`Index::set_feed`] is a change like others, so the feed position
+//!   found is one that all rows have been told of. What the feed says after it counts as news about all rows, **also the
+//!   mount's own commits**.
+//! - A row about ranges of a data file names the file's generation, drawn anew for every file, so it cannot speak for a
+//!   later one. Stored as not synced, it is deleted when the machine has rebooted.
+//!
+//! Values are opaque. An answer is true at the moment of the call; who puts it into memory checks under his own lock that
+//! nothing was forgotten meanwhile.
+
+mod database;
+mod pending;
+
+use crate::journal::BootId;
+use bytes::Bytes;
+use database::Database;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use pending::Pending;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use strewn_engine::ids::InodeId;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Most bytes of changes that wait; beyond, new rows are forgotten instead of stored.
+pub const MAX_WAITING: usize = 8 << 20;
+/// Most changes that wait; beyond, the index is emptied.
+pub const MAX_CHANGES: usize = 100_000;
+/// A batch is applied once its oldest change is this old …
+const BATCH_AFTER: Duration = Duration::from_millis(200);
+/// … or it has this many.
+const BATCH_CHANGES: usize = 2_000;
+/// Most reads that wait.
+const MAX_READS: usize = 64;
+/// How often a read is repeated because batches were applied meanwhile, before it is given up.
+const READ_RETRIES: usize = 8;
+
+/// A place in the change feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feed {
+    /// Epoch of the bucket.
+    pub epoch: u64,
+    /// Everything up to this change has been told.
+    pub sequence: u64,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Its number in the directory.
+    pub cookie: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What was stored for it.
+    pub value: Bytes,
+}
+
+/// An index. Clones share it; the last one dropped applies what waits and stops its threads.
+#[derive(Clone)]
+pub struct Index {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    reads: Option<mpsc::Sender<Read>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+type Read = Box<dyn FnOnce(&mut Reader) + Send>;
+
+struct Shared {
+    path: PathBuf,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    wake: Condvar,
+    /// Number of the last change that was applied.
+    applied: watch::Sender<u64>,
+    /// Batches applied so far.
+    batches: AtomicU64,
+    /// Times the database was replaced by an empty one; readers open it again.
+    rebuilt: AtomicU64,
+}
+
+struct State {
+    waiting: Pending,
+    /// Being applied.
+    applying: Option<Arc<Pending>>,
+    /// Changes made so far.
+    changes: u64,
+    since: Option<Instant>,
+    /// Somebody waits for this change to be applied.
+    wanted: u64,
+    /// A reader found the database damaged.
+    damaged: bool,
+    /// The database cannot be used; rows are neither kept nor found.
+    silent: bool,
+    closing: bool,
+}
+
+impl Index {
+    /// Opens the index in a file, made if it is not there. One that is damaged, or of another version, is deleted. Blocks.
+    pub fn open(path: &Path, boot: BootId) -> Self {
+        let database = Database::open_or_rebuild(path, boot);
+        let silent = database.is_none();
+        Self::start(path, database, silent)
+    }
+
+    /// An index that keeps nothing.
+    pub fn none() -> Self {
+        Self::start(Path::new(""), None, true)
+    }
+
+    fn start(path: &Path, database: Option<Database>, silent: bool) -> Self {
+        let state = State {
+            waiting: Pending::default(),
+            applying: None,
+            changes: 0,
+            since: None,
+            wanted: 0,
+            damaged: false,
+            silent,
+            closing: false,
+        };
+        let shared = Arc::new(Shared {
+            path: path.into(),
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            applied: watch::Sender::new(0),
+            batches: AtomicU64::new(0),
+            rebuilt: AtomicU64::new(0),
+        });
+        let mut handle = Handle { shared: shared.clone(), reads: None, threads: Vec::new() };
+        if let Some(database) = database {
+            let (reads, requests) = mpsc::channel(MAX_READS);
+            let theirs = shared.clone();
+            let writer = std::thread::Builder::new().name("strewn-index".into()).spawn(move || theirs.write(database));
+            let theirs = shared.clone();
+            let reader = std::thread::Builder::new()
+                .name("strewn-lookup".into())
+                .spawn(move || Reader::new(theirs).run(requests));
+            match (writer, reader) {
+                (Ok(writer), Ok(reader)) => {
+                    handle.reads = Some(reads);
+                    handle.threads = vec![writer, reader];
+                }
+                // Without threads nothing is kept; one that did start ends with the handle.
+                (writer, reader) => {
+                    shared.state.lock().silent = true;
+                    handle.threads.extend(writer.into_iter().chain(reader));
+                }
+            }
+        }
+        Self { handle: Arc::new(handle) }
+    }
+
+    /// Keeps a row about an inode.
+    pub fn put_inode(&self, inode: InodeId, value: Bytes) {
+        self.change(|waiting, full| waiting.set_inode(inode, (!full).then_some(value)));
+    }
+
+    /// Forgets the row about an inode.
+    pub fn forget_inode(&self, inode: InodeId) {
+        self.change(|waiting, _| waiting.set_inode(inode, None));
+    }
+
+    /// Keeps an entry of a directory. Cookies are unique in a directory.
+    pub fn put_entry(&self, directory: InodeId, name: &[u8], cookie: u64, value: Bytes) {
+        self.change(|waiting, full| waiting.set_entry(directory, name, (!full).then_some((cookie, value))));
+    }
+
+    /// Forgets an entry.
+    pub fn forget_entry(&self, directory: InodeId, name: &[u8]) {
+        self.change(|waiting, _| waiting.set_entry(directory, name, None));
+    }
+
+    /// Forgets all entries of a directory.
+    pub fn forget_directory(&self, directory: InodeId) {
+        self.change(|waiting, _| waiting.forget_directory(directory));
+    }
+
+    /// Keeps which ranges of an inode a data file holds. `synced`: the file is durable; if not, the row is gone after a reboot.
+    pub fn put_ranges(&self, inode: InodeId, value: Bytes, synced: bool) {
+        self.change(|waiting, full| waiting.set_ranges(inode, (!full).then_some((value, synced))));
+    }
+
+    /// Forgets which ranges of an inode there are.
+    pub fn forget_ranges(&self, inode: InodeId) {
+        self.change(|waiting, _| waiting.set_ranges(inode, None));
+    }
+
+    /// Sets how far the change feed was followed: all rows of before have been told of it.
+    pub fn set_feed(&self, feed: Feed) {
+        self.change(|waiting, _| waiting.set_feed(feed));
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.change(|waiting, _| waiting.clear());
+    }
+
+    /// The row about an inode.
+    pub async fn inode(&self, inode: InodeId) -> Option<Bytes> {
+        let known = move |pending: &Pending| pending.inode(inode);
+        self.find(known, move |database| database.inode(inode)).await
+    }
+
+    /// An entry of a directory: its cookie and value.
+    pub async fn entry(&self, directory: InodeId, name: &[u8]) -> Option<(u64, Bytes)> {
+        let name: Arc<[u8]> = name.into();
+        let wanted = name.clone();
+        let known = move |pending: &Pending| pending.entry(directory, &wanted);
+        self.find(known, move |database| database.entry(directory, &name)).await
+    }
+
+    /// Entries of a directory with cookies above `after`, in the order of their cookies, at most `limit`. `None` if the index
+    /// could not be read, which is not the same as empty.
+    pub async fn entries(&self, directory: InodeId, after: u64, limit: u32) -> Option<Vec<EntryRow>> {
+        let touched = {
+            let state = self.handle.shared.state.lock();
+            state.layers().any(|pending| pending.touches(directory))
+        };
+        if touched {
+            self.flush().await;
+        }
+        self.read(move |database| database.entries(directory, after, limit)).await
+    }
+
+    /// The row about ranges of an inode.
+    pub async fn ranges(&self, inode: InodeId) -> Option<Bytes> {
+        let known = move |pending: &Pending| pending.ranges(inode);
+        self.find(known, move |database| database.ranges(inode)).await
+    }
+
+    /// All rows about ranges after an inode, in the order of inodes, at most `limit`. For the start, before anything changes.
+    pub async fn ranges_after(&self, after: Option<InodeId>, limit: u32) -> Vec<(InodeId, Bytes)> {
+        self.flush().await;
+        self.read(move |database| database.ranges_after(after, limit)).await.unwrap_or_default()
+    }
+
+    /// How far the change feed was followed.
+    pub async fn feed(&self) -> Option<Feed> {
+        self.find(|pending| pending.feed(), |database| database.feed()).await
+    }
+
+    /// Waits until everything changed before is applied (or the index fell silent).
+    pub async fn flush(&self) {
+        let mut applied = self.handle.shared.applied.subscribe();
+        let wanted = {
+            let mut state = self.handle.shared.state.lock();
+            if state.silent {
+                return;
+            }
+            state.wanted = state.changes;
+            self.handle.shared.wake.notify_one();
+            state.changes
+        };
+        // The sender lives as long as `self`.
+        let _ = applied.wait_for(|&applied| applied >= wanted).await;
+    }
+
+    /// Bytes the index takes on disk. Blocks shortly.
+    pub fn bytes_on_disk(&self) -> u64 {
+        database::files(&self.handle.shared.path)
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+
+    /// Makes a change; the second argument says whether rows must be forgotten instead of stored.
+    fn change(&self, change: impl FnOnce(&mut Pending, bool)) {
+        let shared = &self.handle.shared;
+        let mut state = shared.state.lock();
+        if state.silent {
+            return;
+        }
+        let full = state.waiting.bytes() >= MAX_WAITING;
+        change(&mut state.waiting, full);
+        if state.waiting.changes() > MAX_CHANGES {
+            state.waiting.clear();
+        }
+        state.changes += 1;
+        if state.since.is_none() {
+            state.since = Some(Instant::now());
+            shared.wake.notify_one();
+        } else if state.waiting.changes() >= BATCH_CHANGES {
+            shared.wake.notify_one();
+        }
+    }
+
+    /// Looks a key up in what waits, then in the database.
+    async fn find<T: Send + 'static>(
+        &self,
+        known: impl Fn(&Pending) -> Option<Option<T>>,
+        query: impl Fn(&Database) -> rusqlite::Result<Option<T>> + Clone + Send + 'static,
+    ) -> Option<T> {
+        let shared = &self.handle.shared;
+        for _ in 0..READ_RETRIES {
+            let before = shared.batches.load(Ordering::Acquire);
+            if let Some(answer) = shared.state.lock().layers().find_map(&known) {
+                return answer;
+            }
+            let found = self.read(query.clone()).await?;
+            let state = shared.state.lock();
+            if let Some(answer) = state.layers().find_map(&known) {
+                return answer;
+            }
+            // A batch applied meanwhile may have changed the row after it was read.
+            if shared.batches.load(Ordering::Acquire) == before {
+                return if state.silent { None } else { found };
+            }
+        }
+        None
+    }
+
+    /// Runs a query on the reader's thread; `None` if it could not be run.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let run: Read = Box::new(move |reader| {
+            // The caller may have gone.
+            let _ = answer.send(reader.run_query(query));
+        });
+        self.handle.reads.as_ref()?.send(run).await.ok()?;
+        answered.await.ok().flatten()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.state.lock().closing = true;
+        self.shared.wake.notify_one();
+        self.reads = None;
+        for thread in self.threads.drain(..) {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl State {
+    /// Where a reader looks before the database, newest first.
+    fn layers(&self) -> impl Iterator<Item = &Pending> {
+        std::iter::once(&self.waiting).chain(self.applying.as_deref())
+    }
+}
+
+impl Shared {
+    /// The writer.
+    fn write(&self, database: Database) {
+        let mut database = Some(database);
+        let mut state = self.state.lock();
+        while let Some(open) = database.take() {
+            if !self.wait_for_batch(&mut state) {
+                return;
+            }
+            let batch = Arc::new(std::mem::take(&mut state.waiting));
+            let upto = state.changes;
+            let damaged = std::mem::take(&mut state.damaged);
+            state.applying = Some(batch.clone());
+            state.since = None;
+            let next =
+                MutexGuard::unlocked(
+                    &mut state,
+                    || {
+                        if damaged { self.rebuild(open) } else { self.apply(open, &batch) }
+                    },
+                );
+            // Before the layer goes, so that a reader who finds neither knows that it has to look again.
+            self.batches.fetch_add(1, Ordering::Release);
+            state.applying = None;
+            if next.is_none() {
+                state.silent = true;
+                state.waiting = Pending::default();
+            }
+            let upto = if next.is_none() { u64::MAX } else { upto };
+            self.applied.send_replace(upto);
+            database = next;
+        }
+    }
+
+    /// False when the index is closed and nothing waits.
+    fn wait_for_batch(&self, state: &mut MutexGuard<'_, State>) -> bool {
+        loop {
+            let waits = !state.waiting.is_empty();
+            if state.closing && !waits {
+                return false;
+            }
+            let due = state.since.map(|since| since + BATCH_AFTER);
+            let asked = state.wanted > *self.applied.borrow();
+            let ready = state.waiting.changes() >= BATCH_CHANGES || due.is_some_and(|due| due <= Instant::now());
+            if state.damaged || asked || waits && (ready || state.closing) {
+                return true;
+            }
+            match due {
+                Some(due) => {
+                    self.wake.wait_until(state, due);
+                }
+                None => self.wake.wait(state),
+            }
+        }
+    }
+
+    /// A batch that fails leaves an empty index: rows that it would have taken away must not stay.
+    fn apply(&self, mut database: Database, batch: &Pending) -> Option<Database> {
+        match database.apply(batch) {
+            Ok(()) => Some(database),
+            Err(error) => {
+                tracing::warn!(%error, "the index could not be changed and is made anew");
+                self.rebuild(database)
+            }
+        }
+    }
+
+    fn rebuild(&self, database: Database) -> Option<Database> {
+        let boot = database.boot();
+        drop(database);
+        let fresh = Database::rebuild(&self.path, boot);
+        self.rebuilt.fetch_add(1, Ordering::Release);
+        fresh.map_err(|error| tracing::warn!(%error, "the index cannot be made anew and keeps nothing for now")).ok()
+    }
+}
+
+/// The thread that reads, on a connection of its own.
+struct Reader {
+    shared: Arc<Shared>,
+    database: Option<Database>,
+    /// The value of [`Shared::rebuilt`] the connection was opened at.
+    opened: u64,
+}
+
+impl Reader {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, database: None, opened: 0 }
+    }
+
+    fn run(mut self, mut requests: mpsc::Receiver<Read>) {
+        while let Some(request) = requests.blocking_recv() {
+            request(&mut self);
+        }
+    }
+
+    /// `None` if the database could not be read, or was replaced meanwhile.
+    fn run_query<T>(&mut self, query: impl FnOnce(&Database) -> rusqlite::Result<T>) -> Option<T> {
+        let rebuilt = self.shared.rebuilt.load(Ordering::Acquire);
+        if self.opened != rebuilt {
+            self.database = None;
+        }
+        if self.database.is_none() {
+            self.database = Database::open_to_read(&self.shared.path).ok();
+            self.opened = rebuilt;
+        }
+        let result = query(self.database.as_ref()?);
+        if self.shared.rebuilt.load(Ordering::Acquire) != rebuilt {
+            return None;
+        }
+        result
+            .map_err(|error| {
+                tracing::warn!(%error, "the index could not be read and is made anew");
+                self.database = None;
+                self.shared.state.lock().damaged = true;
+                self.shared.wake.notify_one();
+            })
+            .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

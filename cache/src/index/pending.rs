@@ -1,0 +1,109 @@
+//! Changes of the index that wait to be applied: by key, newest wins.
+
+use super::Feed;
+use bytes::Bytes;
+use std::collections::HashMap;
+use strewn_engine::ids::InodeId;
+
+/// Rough cost of a change besides its name and value.
+const OVERHEAD: usize = 64;
+
+/// For each key a row to store, or `None` to forget it.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// Everything of before is forgotten.
+    pub(super) cleared: bool,
+    pub(super) inodes: HashMap<InodeId, Option<Bytes>>,
+    pub(super) ranges: HashMap<InodeId, Option<(Bytes, bool)>>,
+    pub(super) directories: HashMap<InodeId, Directory>,
+    pub(super) feed: Option<Feed>,
+    bytes: usize,
+    changes: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Directory {
+    /// All entries of before are forgotten.
+    pub(super) cleared: bool,
+    pub(super) entries: HashMap<Vec<u8>, Option<(u64, Bytes)>>,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.cleared && self.changes == 0 && self.feed.is_none()
+    }
+
+    /// Bytes it takes, roughly. Never less than what the rows hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Changes in it; overwriting one counts again, so that this only ever overestimates.
+    pub(super) fn changes(&self) -> usize {
+        self.changes
+    }
+
+    pub(super) fn set_inode(&mut self, inode: InodeId, value: Option<Bytes>) {
+        self.count(value.as_ref().map_or(0, Bytes::len));
+        self.inodes.insert(inode, value);
+    }
+
+    pub(super) fn set_ranges(&mut self, inode: InodeId, value: Option<(Bytes, bool)>) {
+        self.count(value.as_ref().map_or(0, |(value, _)| value.len()));
+        self.ranges.insert(inode, value);
+    }
+
+    pub(super) fn set_entry(&mut self, directory: InodeId, name: &[u8], value: Option<(u64, Bytes)>) {
+        self.count(name.len() + value.as_ref().map_or(0, |(_, value)| value.len()));
+        self.directories.entry(directory).or_default().entries.insert(name.into(), value);
+    }
+
+    pub(super) fn forget_directory(&mut self, directory: InodeId) {
+        self.count(0);
+        self.directories.insert(directory, Directory { cleared: true, entries: HashMap::new() });
+    }
+
+    pub(super) fn set_feed(&mut self, feed: Feed) {
+        self.feed = Some(feed);
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self { cleared: true, ..Self::default() };
+    }
+
+    /// `Some` if this layer decides: the row, or that there is none.
+    pub(super) fn inode(&self, inode: InodeId) -> Option<Option<Bytes>> {
+        self.or_cleared(self.inodes.get(&inode).cloned())
+    }
+
+    pub(super) fn ranges(&self, inode: InodeId) -> Option<Option<Bytes>> {
+        let row = self.ranges.get(&inode);
+        self.or_cleared(row.map(|row| row.as_ref().map(|(value, _)| value.clone())))
+    }
+
+    pub(super) fn entry(&self, directory: InodeId, name: &[u8]) -> Option<Option<(u64, Bytes)>> {
+        let here = self
+            .directories
+            .get(&directory)
+            .and_then(|directory| directory.entries.get(name).cloned().or(directory.cleared.then_some(None)));
+        self.or_cleared(here)
+    }
+
+    pub(super) fn feed(&self) -> Option<Option<Feed>> {
+        self.or_cleared(self.feed.map(Some))
+    }
+
+    /// True if entries of a directory wait here.
+    pub(super) fn touches(&self, directory: InodeId) -> bool {
+        self.cleared || self.directories.contains_key(&directory)
+    }
+
+    fn or_cleared<T>(&self, row: Option<Option<T>>) -> Option<Option<T>> {
+        row.or(self.cleared.then_some(None))
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes += bytes + OVERHEAD;
+        self.changes += 1;
+    }
+}
