@@ -178,10 +178,10 @@ impl Satellite {
             return Ok(Reply::Changes(changes));
         }
         // The answer after an idle wait is as good as the first; after a change the right to it is judged again.
-        match tokio::time::timeout(wait.min(MAX_WAIT), feed.wait_for(|newest| *newest > after)).await {
-            Ok(_) => Ok(Reply::Changes(self.changes_now(session, bucket, after).await?)),
-            Err(_) => Ok(Reply::Changes(changes)),
-        }
+        // Only whether it woke: the value's guard must not be held while the answer is read.
+        let woken = tokio::time::timeout(wait.min(MAX_WAIT), feed.wait_for(|newest| *newest > after)).await.is_ok();
+        let changes = if woken { self.changes_now(session, bucket, after).await? } else { changes };
+        Ok(Reply::Changes(changes))
     }
 
     async fn changes_now(&self, session: &Session, bucket: BucketId, after: u64) -> Result<Changes, Error> {
