@@ -158,3 +158,123 @@ impl<T: Signable> Signed<T> {
 fn message<T: Signable>(bytes: &[u8]) -> Vec<u8> {
     [T::CONTEXT, &[0], bytes].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32])
+    }
+
+    fn limit() -> OrderLimit {
+        OrderLimit {
+            satellite: SatelliteId::from_bytes([1; 32]),
+            node: NodeId::from_bytes([2; 32]),
+            uplink: [3; 32],
+            piece: PieceId::from_bytes([4; 32]),
+            action: Action::GetRepair,
+            bytes: 2_319_360,
+            serial: Serial::from_bytes([5; 16]),
+            created: Timestamp { seconds: 1_700_000_000, nanos: 123_456_789 },
+            expires: Timestamp { seconds: 1_700_003_600, nanos: 0 },
+            piece_expires: Some(Timestamp { seconds: -1, nanos: 999_999_999 }),
+        }
+    }
+
+    fn order() -> Order {
+        Order { limit: [6; 32], bytes: 262_144 }
+    }
+
+    fn receipt() -> Receipt {
+        Receipt { limit: [6; 32], length: 2_319_360, root: [7; 32] }
+    }
+
+    fn hex<T: Signable>(value: &T) -> String {
+        data_encoding::HEXLOWER.encode(&postcard::to_allocvec(&Signed::new(value, &key(9))).unwrap())
+    }
+
+    fn reads<T: Signable + PartialEq + std::fmt::Debug>(old: &str, value: &T) {
+        let bytes = data_encoding::HEXLOWER.decode(old.as_bytes()).unwrap();
+        let signed: Signed<T> = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(signed.verify(&key(9).verifying_key()).as_ref(), Ok(value));
+        assert_eq!(hex(value), old, "what is written today is what was written then");
+    }
+
+    #[test]
+    fn old_bytes_are_read_and_written_alike() {
+        reads(include_str!("../tests/data/order-limit-1.hex").trim(), &limit());
+        reads(include_str!("../tests/data/order-1.hex").trim(), &order());
+        reads(include_str!("../tests/data/receipt-1.hex").trim(), &receipt());
+    }
+
+    #[test]
+    fn only_the_signer_is_believed() {
+        let signed = Signed::new(&order(), &key(1));
+        assert_eq!(signed.verify(&key(1).verifying_key()), Ok(order()));
+        assert_eq!(signed.verify(&key(2).verifying_key()), Err(BadSignature));
+        assert_eq!(signed.unverified(), Ok(order()));
+    }
+
+    #[test]
+    fn one_kind_of_message_never_passes_for_another() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Other(Order);
+        impl Signable for Other {
+            const CONTEXT: &'static [u8] = b"strewn other 1";
+        }
+        let signed = Signed::new(&Other(order()), &key(1));
+        let disguised = Signed::<Order> { bytes: signed.bytes, signature: signed.signature, kind: PhantomData };
+        assert_eq!(disguised.unverified(), Ok(order()), "the bytes alone are the same");
+        assert_eq!(disguised.verify(&key(1).verifying_key()), Err(BadSignature));
+    }
+
+    #[test]
+    fn bytes_behind_the_value_are_refused() {
+        let mut bytes = postcard::to_allocvec(&order()).unwrap();
+        bytes.push(0);
+        let signature = key(1).sign(&message::<Order>(&bytes)).to_bytes().to_vec().into();
+        let signed = Signed::<Order> { bytes: bytes.into(), signature, kind: PhantomData };
+        assert_eq!(signed.verify(&key(1).verifying_key()), Err(BadSignature));
+    }
+
+    #[test]
+    fn a_signature_of_another_length_is_refused() {
+        let signed = Signed::new(&order(), &key(1));
+        for length in [0, 63] {
+            let cut = Signed::<Order> { signature: signed.signature.slice(..length), ..signed.clone() };
+            assert_eq!(cut.verify(&key(1).verifying_key()), Err(BadSignature));
+        }
+    }
+
+    #[test]
+    fn the_hash_is_of_the_signed_bytes_whoever_signs() {
+        assert_eq!(Signed::new(&limit(), &key(1)).hash(), Signed::new(&limit(), &key(2)).hash());
+        let other = OrderLimit { bytes: 1, ..limit() };
+        assert_ne!(Signed::new(&limit(), &key(1)).hash(), Signed::new(&other, &key(1)).hash());
+    }
+
+    proptest! {
+        #[test]
+        fn no_flipped_bit_is_accepted(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let signed = Signed::new(&limit(), &key(1));
+            let (mut bytes, mut signature) = (signed.bytes.to_vec(), signed.signature.to_vec());
+            let at = at.index(bytes.len() + signature.len());
+            match at.checked_sub(bytes.len()) {
+                Some(at) => signature[at] ^= 1 << bit,
+                None => bytes[at] ^= 1 << bit,
+            }
+            let signed = Signed::<OrderLimit> { bytes: bytes.into(), signature: signature.into(), kind: PhantomData };
+            prop_assert_eq!(signed.verify(&key(1).verifying_key()), Err(BadSignature));
+        }
+
+        #[test]
+        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(signed) = postcard::from_bytes::<Signed<OrderLimit>>(&bytes) {
+                prop_assert_eq!(signed.verify(&key(1).verifying_key()), Err(BadSignature));
+                let _ = signed.unverified();
+            }
+        }
+    }
+}

@@ -122,6 +122,7 @@ impl Driver<'_> {
         match action {
             Action::Get { get, piece, shares } => {
                 assert!(!is_over, "a request after the end");
+                assert!(!self.blamed.contains(&piece), "a liar is asked again");
                 let asked = self.gets.values().filter(|get| get.piece == piece && !get.cancelled).count();
                 assert_eq!(asked, 0, "one request at a time and piece");
                 assert!(!shares.is_empty() && shares.end <= self.network.geometry.stripes());

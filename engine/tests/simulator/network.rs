@@ -107,16 +107,19 @@ const SHARE: u32 = 1024;
 impl Network {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let redundancy = some_redundancy(&mut rng);
-        let stripes = if rng.random_bool(0.8) { rng.random_range(1..=3) } else { rng.random_range(1..=12) };
+        // Segments of several windows need wide stripes or many; most networks do with less.
+        let is_long = rng.random_bool(0.06);
+        let redundancy = if is_long { some_wide_redundancy(&mut rng) } else { some_redundancy(&mut rng) };
+        let stripes = if is_long { rng.random_range(3..=12) } else { rng.random_range(1..=3) };
         let most = u64::from(redundancy.required) * u64::from(SHARE) * stripes;
         let length = if rng.random_bool(0.2) { most } else { rng.random_range(1..=most) };
         let geometry = Geometry::with_share(redundancy, length, SHARE).expect("within bounds");
         let badness = some_badness(&mut rng);
+        let slowness = [0.0, 0.1, 0.4][rng.random_range(0..3)];
         let spare = if rng.random_bool(0.5) { 0 } else { rng.random_range(0..=10) };
         let nodes = (0..redundancy.total + spare)
             .map(|_| Node {
-                on_put: some_on_put(&mut rng, badness, geometry.windows()),
+                on_put: some_on_put(&mut rng, badness, slowness, geometry.windows()),
                 on_get: OnGet::Late,
                 pieces: BTreeMap::new(),
             })
@@ -125,7 +128,7 @@ impl Network {
         let upload = upload::Settings {
             deadline: millis(60_000),
             stall: millis(1_000),
-            patience: millis(100),
+            patience: millis(300),
             slow: millis(3_000),
             rounds: if rng.random_bool(0.3) { rng.random_range(0..5) } else { 50 },
             held_windows: rng.random_range(1..=3),
@@ -168,13 +171,22 @@ impl Network {
     }
 }
 
+fn some_wide_redundancy(rng: &mut ChaCha8Rng) -> Redundancy {
+    let required = rng.random_range(20..=40);
+    let total = required + rng.random_range(0..=24);
+    with_thresholds(rng, required, total)
+}
+
 fn some_redundancy(rng: &mut ChaCha8Rng) -> Redundancy {
     let required = match rng.random_range(0..10) {
-        0..6 => rng.random_range(1..=6),
-        6..9 => rng.random_range(7..=16),
-        _ => rng.random_range(17..=40),
+        0..7 => rng.random_range(1..=6),
+        _ => rng.random_range(7..=16),
     };
     let total = required + rng.random_range(0..=required + 6);
+    with_thresholds(rng, required, total)
+}
+
+fn with_thresholds(rng: &mut ChaCha8Rng, required: u16, total: u16) -> Redundancy {
     let repair = rng.random_range(required..=total);
     let success = rng.random_range(repair..=total);
     Redundancy::new(required, repair, success, total).expect("in order")
@@ -184,14 +196,15 @@ fn some_badness(rng: &mut ChaCha8Rng) -> f64 {
     [0.0, 0.1, 0.3, 0.5, 0.8][rng.random_range(0..5)]
 }
 
-fn some_speed(rng: &mut ChaCha8Rng) -> Duration {
-    let most = if rng.random_bool(0.7) { 5_000 } else { 400_000 };
+fn some_speed(rng: &mut ChaCha8Rng, slowness: f64) -> Duration {
+    let most = if rng.random_bool(slowness) { 400_000 } else { 5_000 };
     Duration::from_micros(rng.random_range(100..=most))
 }
 
-fn some_on_put(rng: &mut ChaCha8Rng, badness: f64, windows: u32) -> OnPut {
+fn some_on_put(rng: &mut ChaCha8Rng, badness: f64, slowness: f64, windows: u32) -> OnPut {
     if !rng.random_bool(badness) {
-        return if rng.random_bool(0.8) { OnPut::Good(some_speed(rng)) } else { OnPut::Late };
+        let is_late = rng.random_bool(slowness / 2.0);
+        return if is_late { OnPut::Late } else { OnPut::Good(some_speed(rng, slowness)) };
     }
     match rng.random_range(0..12) {
         0..3 => OnPut::Refuses,
@@ -208,7 +221,7 @@ fn some_on_get(rng: &mut ChaCha8Rng, badness: f64) -> OnGet {
             0 => OnGet::HangsOnce,
             1 => OnGet::BreaksOnce,
             2 => OnGet::Late,
-            _ => OnGet::Good(some_speed(rng)),
+            _ => OnGet::Good(some_speed(rng, 0.3)),
         };
     }
     match rng.random_range(0..9) {

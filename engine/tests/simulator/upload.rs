@@ -15,6 +15,11 @@ use strewn_engine::transfer::upload::{Action, NodeRef, Outcome, PutId, Upload};
 /// A piece that was stored: number, node, root.
 pub(crate) type StoredPieces = Vec<(u16, usize, Root)>;
 
+/// Longest encoding of a window.
+const ENCODING: Duration = Duration::from_millis(4);
+/// Longest turn of a node that counts as fast.
+const FAST: Duration = Duration::from_millis(5);
+
 enum Event {
     Encoded(u32),
     Sent(PutId),
@@ -50,6 +55,7 @@ struct Driver<'a> {
     roots: BTreeMap<PutId, Root>,
     next_node: usize,
     outcome: Option<Outcome>,
+    ended: Duration,
 }
 
 /// Uploads the segment; the pieces, if that succeeded.
@@ -70,6 +76,7 @@ pub(crate) fn run(network: &mut Network, fate: &mut Fate, trace: &mut Option<Vec
         puts: BTreeMap::new(),
         roots: BTreeMap::new(),
         outcome: None,
+        ended: Duration::ZERO,
     };
     loop {
         while let Some(action) = machine.poll() {
@@ -114,7 +121,7 @@ impl Driver<'_> {
             Action::Encode(window) => {
                 assert!(self.encoding.replace(window).is_none(), "two windows encoded at once");
                 assert!(!self.held.contains_key(&window), "window {window} is held already");
-                let delay = self.network.delay(Duration::from_millis(4));
+                let delay = self.network.delay(ENCODING);
                 self.clock.after(delay, Event::Encoded(window));
             }
             Action::Send { put, window } => self.send(put, window),
@@ -132,7 +139,10 @@ impl Driver<'_> {
                 let delay = self.network.late();
                 self.clock.after(delay, Event::Replacements(numbers));
             }
-            Action::Done(outcome) => self.outcome = Some(outcome),
+            Action::Done(outcome) => {
+                self.outcome = Some(outcome);
+                self.ended = self.clock.now;
+            }
         }
     }
 
@@ -248,7 +258,20 @@ impl Driver<'_> {
         assert!(windows <= self.network.upload.held_windows, "{windows} windows held");
     }
 
+    /// Where enough nodes are fast the others cost at most patience a window: encoding takes at most [`ENCODING`], a fast
+    /// node's turn at most [`FAST`], and whoever lags may have each window encoded once more.
+    fn check_speed(&self) {
+        let first = &self.network.nodes[..self.network.redundancy.total.into()];
+        let fast = first.iter().filter(|node| matches!(node.on_put, OnPut::Good(most) if most <= FAST)).count();
+        if fast >= self.network.redundancy.success.into() {
+            let window = FAST + ENCODING * 3 + self.network.upload.patience;
+            let most = window * (self.network.geometry.windows() + 1);
+            assert!(self.ended <= most, "slow nodes held up the fast: {:?} of {most:?}", self.ended);
+        }
+    }
+
     fn judge(self) -> Option<StoredPieces> {
+        self.check_speed();
         let outcome = self.outcome.expect("every upload ends");
         let redundancy = self.network.redundancy;
         let minimum = usize::from((redundancy.repair + 1).min(redundancy.success));

@@ -138,7 +138,8 @@ struct Get {
     state: State,
     /// When it last brought something, or was begun.
     progress: Duration,
-    is_first: bool,
+    /// Shares it has brought.
+    brought: u32,
 }
 
 /// The machine. See the module.
@@ -359,7 +360,9 @@ impl Download {
     }
 
     fn cancel_the_useless(&mut self) {
-        let useless = |(_, get): &(GetId, &Get)| !self.stripes.is_open(get.piece, &get.shares);
+        // One that has brought everything ends by itself, and its stream can be used again.
+        let is_through = |get: &Get| get.brought >= get.shares.len() as u32;
+        let useless = |(_, get): &(GetId, &Get)| !is_through(get) && !self.stripes.is_open(get.piece, &get.shares);
         let useless: Vec<GetId> = self.running_gets().filter(useless).map(|(id, _)| id).collect();
         useless.into_iter().for_each(|id| self.cancel(id));
     }
@@ -380,7 +383,7 @@ impl Download {
                 shares: shares.clone(),
                 state: State::Running,
                 progress: self.now,
-                is_first: true,
+                brought: 0,
             });
             self.actions.push_back(Action::Get { get, piece, shares });
         }
@@ -396,7 +399,8 @@ impl Download {
         }
         if get.state == State::Running {
             let took = self.now.saturating_sub(std::mem::replace(&mut get.progress, self.now));
-            if std::mem::take(&mut get.is_first) {
+            get.brought += 1;
+            if get.brought == 1 {
                 self.latencies.record(took);
                 if took < hedge && source.standing == Standing::Slow {
                     source.standing = Standing::Good;
@@ -509,3 +513,6 @@ impl Download {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// A put that takes no bytes for this long, or gives no receipt, is given up.
     pub stall: Duration,
-    /// How long fast pieces wait for slow ones that must not be left behind yet.
+    /// How long fast pieces wait for slow ones that may still be needed, before those are left behind. Leaving them
+    /// behind costs another encoding, so this also bounds how many of them there are a second.
     pub patience: Duration,
     /// Once the segment is safe, a put older than this and than three times the usual is given up for another node.
     pub slow: Duration,
@@ -50,7 +51,7 @@ impl Default for Settings {
         Self {
             deadline: Duration::from_secs(60),
             stall: Duration::from_secs(10),
-            patience: Duration::from_secs(1),
+            patience: Duration::from_millis(100),
             slow: Duration::from_secs(10),
             rounds: 5,
             held_windows: 2,
@@ -486,3 +487,6 @@ impl Upload {
         usize::from((self.redundancy.repair + 1).min(self.redundancy.success))
     }
 }
+
+#[cfg(test)]
+mod tests;
