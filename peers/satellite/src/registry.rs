@@ -105,6 +105,16 @@ impl Registry {
         Ok(picked)
     }
 
+    /// Takes back what was reserved for pieces of `piece` bytes on `nodes`.
+    pub(crate) fn release(&self, nodes: &[NodeId], piece: u64) {
+        let mut all = self.nodes.write();
+        for id in nodes {
+            if let Some(node) = all.get_mut(id) {
+                node.promised = node.promised.saturating_sub(piece);
+            }
+        }
+    }
+
     /// Free bytes of all nodes seen since `online_since`.
     pub(crate) fn free(&self, online_since: i64) -> u64 {
         let nodes = self.nodes.read();

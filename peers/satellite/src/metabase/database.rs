@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Writes that may wait; more make their callers wait.
 const WRITE_QUEUE: usize = 1_024;
@@ -38,7 +38,7 @@ pub(crate) struct Database {
 }
 
 struct Readers {
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -64,7 +64,7 @@ impl Database {
             spawn("metabase-write", move || write(writer, queue, nudge))?,
             spawn("metabase-checkpoint", move || checkpoint(checkpointer, nudged))?,
         ];
-        let readers = Arc::new(Readers { permits: Semaphore::new(READERS), idle: Mutex::new(idle) });
+        let readers = Arc::new(Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(idle) });
         Ok((Self { writes: Some(writes), readers, threads, _lock: lock }, loaded))
     }
 
@@ -87,20 +87,18 @@ impl Database {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
-        let readers = self.readers.clone();
-        let permit = readers.permits.acquire().await.map_err(|_| Error::Closed)?;
         let pool = self.readers.clone();
+        let permit = pool.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let read = tokio::task::spawn_blocking(move || {
-            let connection = Lent { connection: pool.idle.lock().pop(), pool: &pool };
-            let connection = connection.connection.as_ref().ok_or(Error::Closed)?;
+            // Both go with the work, even if whoever asked has gone away.
+            let lent = Lent { connection: pool.idle.lock().pop(), pool: &pool, _permit: permit };
+            let connection = lent.connection.as_ref().ok_or(Error::Closed)?;
             let transaction = connection.unchecked_transaction()?;
             let value = work(&transaction)?;
             transaction.finish()?;
             Ok(value)
         });
-        let value = read.await.map_err(|_| Error::Closed)?;
-        drop(permit);
-        value
+        read.await.map_err(|_| Error::Closed)?
     }
 }
 
@@ -115,10 +113,11 @@ impl Drop for Database {
     }
 }
 
-/// A connection that goes back to the pool whatever happens to its reader.
+/// A connection that goes back to the pool, before its permit does, whatever happens to its reader.
 struct Lent<'a> {
     connection: Option<Connection>,
     pool: &'a Readers,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Lent<'_> {

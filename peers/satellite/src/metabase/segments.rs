@@ -47,6 +47,17 @@ pub(crate) fn find(connection: &Connection, bucket: i64, segment: SegmentId) -> 
     rows.next()?.map(segment_row).transpose()
 }
 
+/// Fails if a key has as many unfinished segments as it may.
+pub(crate) fn check_open(connection: &Connection, api_key: ApiKeyId) -> Result<(), Error> {
+    let sql = "SELECT count(*) FROM segments WHERE api_key = ?1 AND finished = 0";
+    let mut statement = connection.prepare_cached(sql)?;
+    let open: i64 = statement.query_row([api_key.as_bytes()], |row| row.get(0))?;
+    match open < MAX_OPEN {
+        true => Ok(()),
+        false => Err(bucket::Error::Quota(format!("{open} segments are begun and not finished")).into()),
+    }
+}
+
 /// Begins a segment. The caller has looked: there is none of this id. `now`: seconds since 1970.
 pub(crate) fn begin(
     connection: &Connection,
@@ -55,12 +66,6 @@ pub(crate) fn begin(
     new: &Segment,
     now: i64,
 ) -> Result<(), Error> {
-    let sql = "SELECT count(*) FROM segments WHERE api_key = ?1 AND finished = 0";
-    let mut statement = connection.prepare_cached(sql)?;
-    let open: i64 = statement.query_row([new.api_key.as_bytes()], |row| row.get(0))?;
-    if open >= MAX_OPEN {
-        return Err(bucket::Error::Quota(format!("{open} segments are begun and not finished")).into());
-    }
     let sql = "INSERT INTO segments (bucket, segment, api_key, length, redundancy, refs, finished, idle_since, pending) \
                VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7)";
     let mut statement = connection.prepare_cached(sql)?;

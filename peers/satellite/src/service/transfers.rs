@@ -56,7 +56,10 @@ impl Satellite {
             let old = segments::find(connection, bucket.number, segment)?;
             let (old, is_new) = match old {
                 Some(old) => (old, false),
-                None => (new_segment(bucket, caller, length)?, true),
+                None => {
+                    segments::check_open(connection, caller.api_key)?;
+                    (new_segment(bucket, caller, length)?, true)
+                }
             };
             check_owner(&old, caller)?;
             if old.length != length {
@@ -67,9 +70,10 @@ impl Satellite {
             }
             let mut new = old.clone();
             satellite.forget_offline(&mut new.pending);
-            satellite.fill(&mut new)?;
+            let picked = satellite.fill(&mut new)?;
             let needed = floor(new.redundancy);
             if new.pending.nodes.len() < needed {
+                satellite.inner.registry.release(&picked, piece_length(&new)?);
                 return Err(too_few(new.pending.nodes.len(), needed));
             }
             match is_new {
@@ -229,8 +233,9 @@ impl Satellite {
         pending.failed.clear();
     }
 
-    /// Gives every piece that has none a node, as far as there are nodes.
-    fn fill(&self, segment: &mut Segment) -> Result<(), Error> {
+    /// Gives every piece that has none a node, as far as there are nodes, and returns the nodes it picked.
+    fn fill(&self, segment: &mut Segment) -> Result<Vec<NodeId>, Error> {
+        let piece = piece_length(segment)?;
         let pending = &mut segment.pending;
         let used: HashSet<NodeId> = pending.nodes.iter().map(|(_, node)| *node).collect();
         let failed: HashSet<NodeId> = pending.failed.iter().copied().collect();
@@ -238,18 +243,16 @@ impl Satellite {
         let open: Vec<u16> = (0..segment.redundancy.total).filter(|number| !taken.contains(number)).collect();
         let wish = Wish {
             count: open.len(),
-            piece: Geometry::new(segment.redundancy, segment.length)
-                .map_err(|e| invalid(e.to_string()))?
-                .piece_length(),
+            piece,
             online_since: self.online_since(),
             distinct: self.inner.settings.distinct_networks,
             used: &used,
             failed: &failed,
         };
         let picked = self.inner.registry.pick(&wish)?;
-        pending.nodes.extend(open.into_iter().zip(picked));
+        pending.nodes.extend(open.into_iter().zip(picked.iter().copied()));
         pending.nodes.sort_unstable();
-        Ok(())
+        Ok(picked)
     }
 
     /// Signed limits for pieces on nodes, and whether each node is online. Nodes that are not known any more are left out.
