@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
 /// Disk jobs of all nodes of a process that run at a time; each takes a thread of the runtime's blocking pool.
 const JOBS: usize = 32;
@@ -17,12 +18,16 @@ pub struct Lost;
 
 /// Runs blocking work off the async threads.
 pub(crate) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Lost> {
+    start(job).await?.await.map_err(|_| Lost)
+}
+
+/// Starts blocking work off the async threads, once there is a thread for it.
+pub(crate) async fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, Lost> {
     let permit = PERMITS.acquire().await.map_err(|_| Lost)?;
-    let run = move || {
+    Ok(tokio::task::spawn_blocking(move || {
         let _permit = permit;
         job()
-    };
-    tokio::task::spawn_blocking(run).await.map_err(|_| Lost)
+    }))
 }
 
 /// Work on one group of items: one result per item, in order.
@@ -141,10 +146,14 @@ mod tests {
     async fn every_item_gets_its_own_outcome() {
         let count = Arc::new(Count(Mutex::default()));
         let group = Group::new(count.clone());
-        let tasks: Vec<_> = (0..100).map(|i| tokio::spawn({
-            let group = group.clone();
-            async move { (i, group.submit(i).await) }
-        })).collect();
+        let tasks: Vec<_> = (0..100)
+            .map(|i| {
+                tokio::spawn({
+                    let group = group.clone();
+                    async move { (i, group.submit(i).await) }
+                })
+            })
+            .collect();
         for task in tasks {
             let (i, outcome) = task.await.expect("task");
             assert_eq!(outcome, Ok(i + 1));

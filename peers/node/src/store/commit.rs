@@ -158,8 +158,11 @@ impl Committer {
             log.sync().map_err(fatal)?;
         }
         let dead: Vec<_> = work.dead.iter().map(|(log, _, length)| (*log, *length)).collect();
-        let mut changes =
-            Changes { marks: self.shared.space.keep(work.places, &dead), applied: work.sequence.last, ..Changes::default() };
+        let mut changes = Changes {
+            marks: self.shared.space.keep(work.places, &dead),
+            applied: work.sequence.last,
+            ..Changes::default()
+        };
         for (piece, at) in work.pieces {
             match at {
                 Some(at) => changes.put.push((piece, at)),

@@ -19,7 +19,8 @@ pub struct Incoming {
     expires: i64,
     header: [u8; HEADER],
     written: u64,
-    builder: RootBuilder,
+    /// Boxed, because a piece goes from hand to hand and this is big.
+    builder: Box<RootBuilder>,
     tree: Option<PieceTree>,
     /// CRC32C of the shares, the last one of those bytes that are here.
     crcs: Vec<u32>,
@@ -47,7 +48,7 @@ impl Incoming {
             expires,
             header: [0; HEADER],
             written: 0,
-            builder: RootBuilder::new(),
+            builder: Box::default(),
             tree: None,
             crcs: Vec::with_capacity(share_count(length) as usize),
         }
@@ -93,7 +94,7 @@ impl Incoming {
         while !data.is_empty() {
             let (now, later) = data.split_at(data.len().min((SHARE - at % SHARE) as usize));
             match self.crcs.last_mut() {
-                Some(crc) if at % SHARE != 0 => *crc = crc32c::crc32c_append(*crc, now),
+                Some(crc) if !at.is_multiple_of(SHARE) => *crc = crc32c::crc32c_append(*crc, now),
                 _ => self.crcs.push(crc32c::crc32c(now)),
             }
             at += now.len() as u64;

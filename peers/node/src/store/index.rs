@@ -5,7 +5,7 @@
 //! - `applied`: every commit with a sequence number up to this one is in the index.
 //! - mark of a log: no record before this offset can still become valid (other than those in the index).
 
-use super::record::{NEVER, record_length};
+use super::record::record_length;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -128,9 +128,8 @@ impl Index {
         let sql = "SELECT id, log, at, length, seq, expires, root FROM piece WHERE log = ?1 AND at >= ?2
                    ORDER BY at LIMIT ?3";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let rows = statement.query_map(params![log as i64, from as i64, limit], |row| {
-            Ok((piece_id(row, 0)?, location(row, 1)?))
-        })?;
+        let rows = statement
+            .query_map(params![log as i64, from as i64, limit], |row| Ok((piece_id(row, 0)?, location(row, 1)?)))?;
         rows.collect()
     }
 
@@ -138,7 +137,7 @@ impl Index {
     pub(crate) fn expired(&self, now: i64, limit: u32) -> rusqlite::Result<Vec<PieceId>> {
         let sql = "SELECT id FROM piece WHERE expires < ?1 AND expires < 9223372036854775807 LIMIT ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
-        statement.query_map(params![now.min(NEVER), limit], |row| piece_id(row, 0))?.collect()
+        statement.query_map(params![now, limit], |row| piece_id(row, 0))?.collect()
     }
 
     /// Applies changes, all or none.

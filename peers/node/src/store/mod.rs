@@ -16,12 +16,14 @@ mod record;
 mod recover;
 mod space;
 
+pub(crate) use log::sync_directory;
+
 pub use compact::Compacted;
 pub use incoming::Incoming;
 pub use piece::Piece;
 pub use space::Bytes;
 
-use crate::disk::{Group, Lost};
+use crate::disk::{self, Group, Lost};
 use commit::{Committer, Done, Operation};
 use index::{Index, Location};
 use log::{Log, LogError};
@@ -145,7 +147,8 @@ struct Shared {
     directory: PathBuf,
     options: StoreOptions,
     index_path: PathBuf,
-    index: Mutex<Index>,
+    /// `None` once the store is closed.
+    index: Mutex<Option<Index>>,
     space: Arc<Space>,
     /// Why nothing is written any more.
     failed: OnceLock<String>,
@@ -181,7 +184,7 @@ impl Store {
             directory: directory.to_owned(),
             options,
             index_path,
-            index: Mutex::new(index),
+            index: Mutex::new(Some(index)),
             space,
             failed: OnceLock::new(),
         });
@@ -258,6 +261,16 @@ impl Store {
         self.commits.idle().await;
     }
 
+    /// Waits for what is being written, then gives the index free. Nothing works any more.
+    pub async fn close(&self) {
+        self.shared.failed.get_or_init(|| "closed".into());
+        self.idle().await;
+        let shared = self.shared.clone();
+        if disk::run(move || drop(shared.index.lock().take())).await.is_err() {
+            tracing::error!("the piece index was not closed");
+        }
+    }
+
     /// Flips a bit of every share on disk, for tests of what happens then; returns the number of pieces.
     pub fn damage_all(&self) -> Result<u64, StoreError> {
         let mut count = 0;
@@ -292,7 +305,10 @@ impl Shared {
 
     /// Asks the index; notes when it turns out damaged.
     fn index<T>(&self, ask: impl FnOnce(&mut Index) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let result = ask(&mut self.index.lock());
+        let result = match self.index.lock().as_mut() {
+            Some(index) => ask(index),
+            None => return Err(StoreError::Failed("closed".into())),
+        };
         if let Err(error) = &result
             && !matches!(
                 error.sqlite_error_code(),

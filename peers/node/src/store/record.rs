@@ -131,9 +131,7 @@ impl Header {
         }
         let piece = PieceId::from_bytes(array_at(bytes, 32));
         let header = match u32_at(bytes, 4) {
-            PIECE => {
-                Self::Piece { piece, length: u64_at(bytes, 64), expires: i64::from_le_bytes(array_at(bytes, 80)) }
-            }
+            PIECE => Self::Piece { piece, length: u64_at(bytes, 64), expires: i64::from_le_bytes(array_at(bytes, 80)) },
             TOMBSTONE => Self::Tombstone { piece, seq: u64_at(bytes, 72), log: u64_at(bytes, 88) },
             _ => return None,
         };

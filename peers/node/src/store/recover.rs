@@ -172,7 +172,11 @@ pub(crate) fn scan(log: &Log, from: u64, mut found: impl FnMut(u64, Event) -> Co
                 let crc = header_crc(window.header(at)?);
                 read_footer(log, at, length, piece)?.filter(|footer| footer.header == crc).map(|footer| {
                     let Footer { seq, root, synced, .. } = footer;
-                    Event::Piece { piece, at: Location { log: log.number, offset: at, length, seq, expires, root }, synced }
+                    Event::Piece {
+                        piece,
+                        at: Location { log: log.number, offset: at, length, seq, expires, root },
+                        synced,
+                    }
                 })
             }
         };

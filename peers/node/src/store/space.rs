@@ -109,7 +109,13 @@ impl Space {
             (found.number, State { file, end: found.end, live: found.live, open: BTreeMap::new(), mark: found.end })
         };
         let by_number = found.into_iter().map(state).collect();
-        let logs = Logs { by_number, current: current.number, spare: BTreeMap::new(), spare_by_length: BTreeSet::new(), tick: 0 };
+        let logs = Logs {
+            by_number,
+            current: current.number,
+            spare: BTreeMap::new(),
+            spare_by_length: BTreeSet::new(),
+            tick: 0,
+        };
         Self {
             directory,
             roll,
@@ -132,7 +138,9 @@ impl Space {
     pub(crate) fn place(self: &Arc<Self>, length: u64, nonce: impl Fn() -> Nonce) -> Result<Place, LogError> {
         loop {
             let full = match self.logs.lock().take(length, self.roll, &self.used) {
-                Taken::Place(log, offset) => return Ok(Place { space: self.clone(), log, offset, length, kept: false }),
+                Taken::Place(log, offset) => {
+                    return Ok(Place { space: self.clone(), log, offset, length, kept: false });
+                }
                 Taken::Full(number) => number,
             };
             self.roll(full, &nonce)?;
@@ -166,7 +174,9 @@ impl Space {
         let log = match Log::open(&self.directory, number) {
             Ok(log) => Arc::new(log),
             // Compacted just now.
-            Err(LogError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound && !self.exists(number) => return Ok(None),
+            Err(LogError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound && !self.exists(number) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         self.logs.lock().keep_file(log.clone());

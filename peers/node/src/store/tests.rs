@@ -61,7 +61,7 @@ fn forget_index(directory: &Path) {
 fn assert_exact(store: &Store) {
     let bytes = store.bytes();
     assert_eq!(bytes.used, bytes.live + bytes.dead + bytes.open, "{bytes:?}");
-    let (live, pieces) = store.shared.index.lock().live().expect("index");
+    let (live, pieces) = store.shared.index(|index| index.live()).expect("index");
     assert_eq!((bytes.live, store.pieces()), (live.values().sum(), pieces));
     assert_eq!(bytes.promised, 0);
 }
@@ -345,7 +345,7 @@ async fn a_damaged_stretch_costs_only_what_lies_in_it() {
     for i in 0..3 {
         put(&store, id(i), &content(i, 2_000)).await.expect("stored");
     }
-    let at = store.shared.index.lock().get(&id(1)).expect("index").expect("there");
+    let at = store.shared.index(|index| index.get(&id(1))).expect("index").expect("there");
     drop(store);
     // With the index a damaged header costs nothing, a damaged share is never served as whole.
     for (offset, with_index, rebuilt) in [
