@@ -84,7 +84,7 @@ impl Handle {
         let recovered = Recovered::new(disk.clone(), settings.boot, &chain);
         let store = Store::new(disk.clone());
         adopt(&store, &chain)?;
-        let active = begin(&*disk, &settings, &chain)?;
+        let active = begin_somehow(&store, &settings, &chain)?;
         if chain.damage.is_none() {
             for &number in &chain.garbage {
                 // The new file overrules it; the next recovery tries again.
@@ -148,6 +148,23 @@ fn adopt(store: &Store, chain: &Chain) -> Result<(), Error> {
         files.add_retired(number, bytes);
     }
     Ok(())
+}
+
+/// Begins a new file. A full disk must not keep pending changes from being brought to the network, so retired files, which
+/// are only a cache, make room if there is none.
+fn begin_somehow(store: &Store, settings: &Settings, chain: &Chain) -> Result<Active, Error> {
+    loop {
+        let error = match begin(&*store.disk, settings, chain) {
+            Ok(active) => return Ok(active),
+            Err(error) => error,
+        };
+        disk::remove_if_there(&*store.disk, &store::name(chain.next_number))?;
+        let oldest = store.lock().retired().first().map(|retired| retired.file);
+        match (&error, oldest) {
+            (Error::NoSpace, Some(oldest)) => store.evict(oldest)?,
+            _ => return Err(error),
+        };
+    }
 }
 
 /// Makes a new file after the chain, durable with its name.
