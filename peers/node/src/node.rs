@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 
 /// Transfers of a node that run at a time; more are refused as busy.
-pub const MAX_TRANSFERS: u32 = 256;
+pub const MAX_TRANSFERS: u32 = 128;
 /// Expired pieces removed in one round.
 const EXPIRED: u32 = 1_024;
 /// Logs compacted in one round.

@@ -5,6 +5,12 @@ use strewn_engine::bucket::Timestamp;
 use strewn_engine::ids::{NodeId, PieceId, SatelliteId, Serial};
 use strewn_engine::order::{Action, Order, OrderLimit, Signed};
 
+/// A directory that is gone after the test; in memory where there is such a place, because tests sync a lot and what a
+/// sync costs is not what they are about.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory")
+}
+
 /// A satellite, a node and an uplink.
 pub(crate) struct Party {
     pub(crate) satellite: SigningKey,

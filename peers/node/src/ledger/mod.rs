@@ -126,7 +126,7 @@ impl Ledger {
         self.book.accounts.lock().spend(serial, bytes).map(drop)
     }
 
-    /// Notes what was spent and ordered for a put, before it is committed.
+    /// Notes what was spent and ordered for a put, before it is acknowledged.
     pub async fn note_put(&self, serial: &Serial) -> Result<(), LedgerError> {
         self.notes.submit(Note::Put(*serial)).await?
     }

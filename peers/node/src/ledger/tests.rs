@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{CREATED, Party, at};
+use crate::testing::{CREATED, Party, at, directory};
 use crate::verify::{CLOCK_SKEW, LIMIT_LIFE, Purpose, Verifier};
 use proptest::prelude::*;
 use strewn_engine::order::Action;
@@ -18,7 +18,7 @@ impl Fixture {
         let verifier = Verifier::new(party.node_id(), &[party.satellite_id()]);
         let purpose = if action == Action::Put { Purpose::Put } else { Purpose::Get };
         let limit = verifier.limit(&party.limit(action, 1, BUDGET), purpose, at(CREATED)).expect("valid");
-        Self { directory: tempfile::tempdir().expect("directory"), party, limit }
+        Self { directory: directory(), party, limit }
     }
 
     fn path(&self) -> std::path::PathBuf {

@@ -100,8 +100,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     }
 
     async fn keep(&self, limit: &Limit, incoming: Incoming, length: u64) -> Result<Signed<Receipt>, Stop> {
-        self.node.ledger.note_put(&limit.terms.serial).await.map_err(unpaid)?;
-        let root = self.node.store.commit(incoming).await.map_err(refused)?;
+        // Both before the receipt, in any order.
+        let noted = self.node.ledger.note_put(&limit.terms.serial);
+        let (noted, root) = tokio::join!(noted, self.node.store.commit(incoming));
+        noted.map_err(unpaid)?;
+        let root = root.map_err(refused)?;
         self.node.faults.wait(0).await;
         Ok(Signed::new(&Receipt { limit: limit.hash, length, root }, &self.node.key))
     }

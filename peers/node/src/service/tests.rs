@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{CREATED, Party, at};
+use crate::testing::{CREATED, Party, at, directory};
 use crate::{Node, NodeOptions};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ struct Uplink<'a> {
 
 impl Fixture {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("directory");
+        let directory = directory();
         let (party, clock) = (Party::new(), Arc::new(AtomicI64::new(CREATED)));
         let node = open(directory.path(), &party, &clock);
         Self { directory, party, clock, node }
@@ -37,7 +37,7 @@ impl Fixture {
 
     /// As after a kill: nothing is closed. The old node gives the directory free when its last clone is gone.
     async fn crash(&mut self) {
-        let copy = tempfile::tempdir().expect("directory");
+        let copy = directory();
         copy_tree(self.directory.path(), copy.path());
         self.node = open(copy.path(), &self.party, &self.clock);
         self.directory = copy;

@@ -66,6 +66,8 @@ impl Index {
         match Self::open_existing(path, store) {
             Ok(Some(index)) => return Ok(index),
             Ok(None) => {}
+            // In use by somebody, not damaged.
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => return Err(error),
             Err(error) => tracing::warn!(%error, "piece index unusable, rebuilding it from the logs"),
         }
         remove(path);

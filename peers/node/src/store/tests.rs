@@ -1,7 +1,8 @@
 use super::*;
+use crate::testing::directory;
 use proptest::prelude::*;
 use std::collections::HashMap;
-use strewn_engine::piece::verify;
+use strewn_engine::piece::{PieceTree, verify};
 
 const NAME: [u8; 16] = [7; 16];
 
@@ -45,7 +46,7 @@ fn get(store: &Store, piece: &PieceId) -> Result<Vec<u8>, StoreError> {
 }
 
 fn copy_directory(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().expect("directory");
+    let to = directory();
     for entry in std::fs::read_dir(from).expect("lists") {
         let entry = entry.expect("entry");
         std::fs::copy(entry.path(), to.path().join(entry.file_name())).expect("copies");
@@ -68,7 +69,7 @@ fn assert_exact(store: &Store) {
 
 #[tokio::test]
 async fn pieces_of_all_sizes_come_back_also_after_reopening_and_without_the_index() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let lengths = [1, 100, 65_535, 65_536, 65_537, 100_000, 3 * 65_536, 700_000];
     let store = open(directory.path());
     for (i, length) in lengths.into_iter().enumerate() {
@@ -93,11 +94,9 @@ async fn pieces_of_all_sizes_come_back_also_after_reopening_and_without_the_inde
     }
 }
 
-use strewn_engine::piece::PieceTree;
-
 #[tokio::test]
 async fn many_at_once_share_logs_and_syncs() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = Arc::new(open(directory.path()));
     let tasks: Vec<_> = (0..60u64)
         .map(|i| {
@@ -116,7 +115,7 @@ async fn many_at_once_share_logs_and_syncs() {
 
 #[tokio::test]
 async fn a_piece_is_never_replaced() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     let root = put(&store, id(1), b"first").await.expect("stored");
     assert_eq!(put(&store, id(1), b"first").await, Ok(root));
@@ -128,7 +127,7 @@ async fn a_piece_is_never_replaced() {
 
 #[tokio::test]
 async fn what_is_given_up_leaves_nothing() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     put(&store, id(1), &[1; 1000]).await.expect("stored");
     let before = store.bytes();
@@ -160,7 +159,7 @@ async fn what_is_given_up_leaves_nothing() {
 
 #[tokio::test]
 async fn deleting_is_durable_and_survives_the_index() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     for i in 0..5 {
         put(&store, id(i), &content(i, 50_000)).await.expect("stored");
@@ -187,7 +186,7 @@ async fn deleting_is_durable_and_survives_the_index() {
 
 #[tokio::test]
 async fn full_is_said_before_any_byte_and_reserved_bytes_count() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = Store::open(directory.path(), &NAME, StoreOptions { capacity: 100_000, ..options() }).expect("opens");
     let first = store.admit(id(1), 60_000, None).expect("room");
     assert!(matches!(store.admit(id(2), 60_000, None), Err(StoreError::Full)));
@@ -207,7 +206,7 @@ async fn full_is_said_before_any_byte_and_reserved_bytes_count() {
 
 #[tokio::test]
 async fn a_mostly_dead_log_is_compacted() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     for i in 0..40 {
         put(&store, id(i), &content(i, 30_000)).await.expect("stored");
@@ -244,7 +243,7 @@ async fn a_mostly_dead_log_is_compacted() {
 
 #[tokio::test]
 async fn a_crash_anywhere_in_a_compaction_loses_and_revives_nothing() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     for i in 0..12 {
         put(&store, id(i), &content(i, 30_000)).await.expect("stored");
@@ -287,7 +286,7 @@ async fn a_crash_anywhere_in_a_compaction_loses_and_revives_nothing() {
 
 #[tokio::test]
 async fn expired_pieces_are_found() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     for (i, expires) in [(1, Some(100)), (2, Some(200)), (3, None)] {
         let mut incoming = store.admit(id(i), 3, expires).expect("room");
@@ -301,7 +300,7 @@ async fn expired_pieces_are_found() {
 
 #[tokio::test]
 async fn a_tail_torn_at_any_byte_costs_only_the_last_record() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     put(&store, id(1), &content(1, 1_000)).await.expect("stored");
     let before = store.bytes().used;
@@ -311,7 +310,7 @@ async fn a_tail_torn_at_any_byte_costs_only_the_last_record() {
     let log = log::path(directory.path(), 1);
     let whole = std::fs::read(&log).expect("reads");
     assert_eq!(whole.len() as u64, end);
-    let scratch = tempfile::tempdir().expect("directory");
+    let scratch = crate::testing::directory();
     for cut in before..=end {
         for filler in [None, Some(0u8), Some(0xa5)] {
             let mut bytes = whole[..cut as usize].to_vec();
@@ -340,7 +339,7 @@ async fn a_tail_torn_at_any_byte_costs_only_the_last_record() {
 
 #[tokio::test]
 async fn a_damaged_stretch_costs_only_what_lies_in_it() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     for i in 0..3 {
         put(&store, id(i), &content(i, 2_000)).await.expect("stored");
@@ -373,7 +372,7 @@ async fn a_damaged_stretch_costs_only_what_lies_in_it() {
 
 #[tokio::test]
 async fn a_half_written_index_is_rebuilt() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     for i in 0..20 {
         put(&store, id(i), &content(i, 1_000)).await.expect("stored");
@@ -394,7 +393,7 @@ async fn a_half_written_index_is_rebuilt() {
 
 #[tokio::test]
 async fn an_index_that_is_behind_catches_up() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     let store = open(directory.path());
     put(&store, id(1), &content(1, 1_000)).await.expect("stored");
     put(&store, id(2), &content(2, 1_000)).await.expect("stored");
@@ -413,9 +412,89 @@ async fn an_index_that_is_behind_catches_up() {
     assert_exact(&store);
 }
 
+/// The power goes after a footer reached the disk and before the data did: nobody heard of the piece.
+#[tokio::test]
+async fn a_record_that_was_never_synced_is_dropped_for_good() {
+    let directory = directory();
+    let store = open(directory.path());
+    put(&store, id(1), &content(1, 100_000)).await.expect("stored");
+    let old = copy_directory(directory.path());
+    put(&store, id(2), &content(2, 100_000)).await.expect("stored");
+    let at = store.shared.index(|index| index.get(&id(2))).expect("index").expect("there");
+    drop(store);
+    for lose_index in [false, true] {
+        let copy = copy_directory(old.path());
+        let mut bytes = std::fs::read(log::path(directory.path(), 1)).expect("reads");
+        let data = (at.offset + UNIT) as usize;
+        bytes[data + 70_000..data + 80_000].fill(0);
+        std::fs::write(log::path(copy.path(), 1), bytes).expect("written");
+        if lose_index {
+            forget_index(copy.path());
+        }
+        for _ in 0..2 {
+            let store = open(copy.path());
+            assert_eq!(get(&store, &id(2)), Err(StoreError::NotFound));
+            assert_eq!(get(&store, &id(1)).expect("there"), content(1, 100_000));
+            assert_exact(&store);
+            put(&store, id(3), &content(3, 10)).await.expect("goes on");
+            drop(store);
+            forget_index(copy.path());
+        }
+    }
+}
+
+/// The same for the copy of a piece: the original counts.
+#[tokio::test]
+async fn a_torn_copy_does_not_hide_the_original() {
+    let directory = directory();
+    let store = open(directory.path());
+    put(&store, id(1), &content(1, 30_000)).await.expect("stored");
+    put(&store, id(2), &content(2, 100_000)).await.expect("stored");
+    store.delete(id(2)).await.expect("deleted");
+    let old = copy_directory(directory.path());
+    let number = compact::choose(&store.shared, 1).expect("works").expect("mostly dead");
+    store.move_all(number).await.expect("moved");
+    let at = store.shared.index(|index| index.get(&id(1))).expect("index").expect("there");
+    assert_ne!(at.log, number);
+    drop(store);
+    let mut bytes = std::fs::read(log::path(directory.path(), at.log)).expect("reads");
+    bytes[(at.offset + UNIT) as usize..][..10_000].fill(0);
+    std::fs::write(log::path(old.path(), at.log), bytes).expect("written");
+    for lose_index in [false, true] {
+        if lose_index {
+            forget_index(old.path());
+        }
+        let store = open(old.path());
+        assert_eq!(get(&store, &id(1)).expect("there"), content(1, 30_000));
+        assert_exact(&store);
+    }
+}
+
+/// A place that was given up and taken again lies before records that the index knows.
+#[tokio::test]
+async fn a_reused_place_is_found_by_an_index_that_is_behind() {
+    let directory = directory();
+    let store = open(directory.path());
+    let mut first = store.admit(id(1), 5_000, None).expect("room");
+    first.write(&[1; 5_000]).expect("written");
+    put(&store, id(2), &content(2, 100)).await.expect("stored");
+    drop(first);
+    put(&store, id(3), &content(3, 100)).await.expect("stored");
+    let old = copy_directory(directory.path());
+    put(&store, id(4), &content(4, 5_000)).await.expect("stored");
+    let at = |i| store.shared.index(|index| index.get(&id(i))).expect("index").expect("there").offset;
+    assert!(at(4) < at(2), "the place was taken again");
+    drop(store);
+    std::fs::copy(log::path(directory.path(), 1), log::path(old.path(), 1)).expect("copies");
+    let store = open(old.path());
+    assert_eq!(get(&store, &id(4)).expect("there"), content(4, 5_000));
+    assert_eq!(get(&store, &id(2)).expect("there"), content(2, 100));
+    assert_exact(&store);
+}
+
 #[tokio::test]
 async fn a_log_of_a_newer_version_is_refused() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     drop(open(directory.path()));
     let path = log::path(directory.path(), 1);
     let mut bytes = std::fs::read(&path).expect("reads");
@@ -429,7 +508,7 @@ async fn a_log_of_a_newer_version_is_refused() {
 /// A log as the first release wrote it: piece 1 of 70 bytes, piece 2, its tombstone.
 #[tokio::test]
 async fn reads_a_log_of_version_1() {
-    let directory = tempfile::tempdir().expect("directory");
+    let directory = directory();
     std::fs::write(log::path(directory.path(), 1), include_bytes!("../../tests/data/pieces-v1.log")).expect("written");
     let store = open(directory.path());
     assert_eq!(get(&store, &id(1)).expect("there"), content(1, 70));
@@ -464,7 +543,7 @@ proptest! {
     fn a_store_is_a_map(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         runtime.block_on(async {
-            let mut directory = tempfile::tempdir().expect("directory");
+            let mut directory = directory();
             let mut store = open(directory.path());
             let mut model: HashMap<u64, Vec<u8>> = HashMap::new();
             for step in steps {
