@@ -16,8 +16,12 @@ pub(crate) mod nodes;
 pub(crate) mod read;
 mod schema;
 pub(crate) mod segments;
+#[cfg(test)]
+mod snapshot;
 pub(crate) mod streams;
 pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use read::{inode_exists, referring_inodes};
 pub use schema::SCHEMA_VERSION;

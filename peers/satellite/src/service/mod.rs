@@ -138,6 +138,34 @@ impl Satellite {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) async fn read_for_test<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection) -> Result<T, Error> + Send + 'static,
+    ) -> T {
+        self.inner.database.read(read).await.expect("the test's database reads")
+    }
+
+    /// Puts a finished segment in place without any node.
+    #[cfg(test)]
+    pub(crate) async fn store_segment_for_test(
+        &self,
+        bucket: BucketId,
+        segment: strewn_engine::ids::SegmentId,
+        api_key: ApiKeyId,
+        length: u64,
+    ) {
+        use crate::metabase::{buckets, segments};
+        let redundancy = self.inner.settings.redundancy;
+        let new = segments::Segment { api_key, length, redundancy, finished: false, pending: Default::default() };
+        let write = move |connection: &rusqlite::Connection| {
+            let number = buckets::by_id(connection, bucket)?.number;
+            segments::begin(connection, number, segment, &new, 0)?;
+            segments::finish(connection, number, segment, &[], 0)
+        };
+        self.inner.database.write(write).await.expect("the test's database writes");
+    }
+
     /// Seconds since 1970.
     fn seconds(&self) -> i64 {
         self.inner.clock.now().seconds

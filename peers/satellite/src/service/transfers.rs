@@ -57,8 +57,9 @@ impl Satellite {
             let (old, is_new) = match old {
                 Some(old) => (old, false),
                 None => {
+                    let new = new_segment(bucket, caller, length)?;
                     segments::check_open(connection, caller.api_key)?;
-                    (new_segment(bucket, caller, length)?, true)
+                    (new, true)
                 }
             };
             check_owner(&old, caller)?;
