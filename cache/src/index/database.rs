@@ -1,11 +1,11 @@
 //! The SQLite file of the index.
 //!
 //! Version 1: `inodes(inode, value)`, `ranges(inode, value, synced)`, `entries(directory, name, cookie, value)`,
-//! `facts(name, value)` with the boot it was last used in (16 bytes) and the feed position (epoch and sequence, 8 bytes
+//! `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the boot it was last used in (16 bytes) and the feed position (epoch and sequence, 8 bytes
 //! each, big-endian). Another version is no index.
 
 use super::pending::{Directory, Pending};
-use super::{EntryRow, Feed};
+use super::{EntryRow, Feed, Listing};
 use crate::journal::BootId;
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
@@ -27,10 +27,11 @@ CREATE TABLE ranges(inode BLOB PRIMARY KEY, value BLOB NOT NULL, synced INTEGER 
 CREATE TABLE entries(directory BLOB NOT NULL, name BLOB NOT NULL, cookie INTEGER NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY(directory, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX entries_by_cookie ON entries(directory, cookie);
+CREATE TABLE listings(directory BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE facts(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 ";
 
-const TABLES: [&str; 4] = ["inodes", "ranges", "entries", "facts"];
+const TABLES: [&str; 5] = ["inodes", "ranges", "entries", "listings", "facts"];
 
 pub(super) struct Database {
     connection: Connection,
@@ -75,8 +76,8 @@ impl Database {
         self.boot
     }
 
-    /// Applies a batch, all or nothing.
-    pub(super) fn apply(&mut self, batch: &Pending) -> rusqlite::Result<()> {
+    /// Applies a batch, all or nothing; marks of whole listings only if they count.
+    pub(super) fn apply(&mut self, batch: &Pending, listings: bool) -> rusqlite::Result<()> {
         let boot = self.boot;
         let transaction = self.connection.transaction()?;
         if batch.cleared {
@@ -106,7 +107,7 @@ impl Database {
             };
         }
         for (inode, directory) in &batch.directories {
-            apply_directory(&transaction, *inode, directory)?;
+            apply_directory(&transaction, *inode, directory, listings)?;
         }
         if let Some(feed) = batch.feed {
             set_fact(&transaction, "feed", &[feed.epoch.to_be_bytes(), feed.sequence.to_be_bytes()].concat())?;
@@ -129,15 +130,21 @@ impl Database {
             .optional()
     }
 
-    pub(super) fn entries(&self, directory: InodeId, after: u64, limit: u32) -> rusqlite::Result<Vec<EntryRow>> {
-        self.connection
+    pub(super) fn entries(&self, directory: InodeId, after: u64, limit: u32) -> rusqlite::Result<Listing> {
+        // One transaction, so that the mark speaks of these rows.
+        let transaction = self.connection.unchecked_transaction()?;
+        let whole = self.value("SELECT value FROM listings WHERE directory = ?1", directory)?;
+        let rows = self
+            .connection
             .prepare_cached(
                 "SELECT cookie, name, value FROM entries WHERE directory = ?1 AND cookie > ?2 ORDER BY cookie LIMIT ?3",
             )?
             .query_map(params![directory.as_bytes(), stored(after), limit], |row| {
                 Ok(EntryRow { cookie: cookie(row.get(0)?), name: row.get(1)?, value: bytes(row.get(2)?) })
             })?
-            .collect()
+            .collect::<rusqlite::Result<_>>()?;
+        transaction.commit()?;
+        Ok(Listing { whole, rows })
     }
 
     pub(super) fn ranges_after(&self, after: Option<InodeId>, limit: u32) -> rusqlite::Result<Vec<(InodeId, Bytes)>> {
@@ -200,9 +207,25 @@ impl Database {
     }
 }
 
-fn apply_directory(transaction: &Transaction<'_>, inode: InodeId, directory: &Directory) -> rusqlite::Result<()> {
+fn apply_directory(
+    transaction: &Transaction<'_>,
+    inode: InodeId,
+    directory: &Directory,
+    listings: bool,
+) -> rusqlite::Result<()> {
     if directory.cleared {
         transaction.prepare_cached("DELETE FROM entries WHERE directory = ?1")?.execute([inode.as_bytes()])?;
+    }
+    match &directory.listing {
+        Some(Some(value)) if listings => {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO listings(directory, value) VALUES (?1, ?2)")?
+                .execute(params![inode.as_bytes(), &value[..]])?;
+        }
+        None if !directory.cleared => {}
+        _ => {
+            transaction.prepare_cached("DELETE FROM listings WHERE directory = ?1")?.execute([inode.as_bytes()])?;
+        }
     }
     // What goes away first: a cookie is unique, and may have moved to another name.
     let (gone, kept): (Vec<_>, Vec<_>) = directory.entries.iter().partition(|(_, value)| value.is_none());

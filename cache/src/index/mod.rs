@@ -11,6 +11,8 @@
 //! - After a crash the database is as it was some moments before. [`Index::set_feed`] is a change like others, so the feed position
 //!   found is one that all rows have been told of. What the feed says after it counts as news about all rows, **also the
 //!   mount's own commits**.
+//! - A missing row means nothing, so a listing needs a mark that it is whole ([`Index::put_listing`]). The mark goes with the
+//!   first entry that is dropped, and is not taken if any row was lost since the entries were put ([`Index::losses`]).
 //! - A row about ranges of a data file names the file's generation, drawn anew for every file, so it cannot speak for a
 //!   later one. Stored as not synced, it is deleted when the machine has rebooted.
 //!
@@ -66,6 +68,15 @@ pub struct EntryRow {
     pub value: Bytes,
 }
 
+/// Entries of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The mark of [`Index::put_listing`]: the index has all entries of the directory. `None`: it has some.
+    pub whole: Option<Bytes>,
+    /// Those asked for.
+    pub rows: Vec<EntryRow>,
+}
+
 /// An index. Clones share it; the last one dropped applies what waits and stops its threads.
 #[derive(Clone)]
 pub struct Index {
@@ -102,6 +113,8 @@ struct State {
     since: Option<Instant>,
     /// Somebody waits for this change to be applied.
     wanted: u64,
+    /// Times that rows were lost which somebody put.
+    losses: u64,
     /// A reader found the database damaged.
     damaged: bool,
     /// The database cannot be used; rows are neither kept nor found.
@@ -129,6 +142,7 @@ impl Index {
             changes: 0,
             since: None,
             wanted: 0,
+            losses: 0,
             damaged: false,
             silent,
             closing: false,
@@ -177,7 +191,30 @@ impl Index {
 
     /// Keeps an entry of a directory. Cookies are unique in a directory.
     pub fn put_entry(&self, directory: InodeId, name: &[u8], cookie: u64, value: Bytes) {
-        self.change(|waiting, full| waiting.set_entry(directory, name, (!full).then_some((cookie, value))));
+        self.change(|waiting, full| {
+            waiting.set_entry(directory, name, (!full).then_some((cookie, value)));
+            if full {
+                waiting.set_listing(directory, None);
+            }
+        });
+    }
+
+    /// How often rows were lost so far. Asked for before the entries of a listing are put.
+    pub fn losses(&self) -> u64 {
+        self.handle.shared.state.lock().losses
+    }
+
+    /// Marks the entries of a directory as all there are, unless rows were lost since [`Self::losses`] said `losses`. The
+    /// mark holds while entries are put and forgotten one by one; its value is the caller's.
+    pub fn put_listing(&self, directory: InodeId, losses: u64, value: Bytes) {
+        self.change_knowing(|waiting, full, now| {
+            waiting.set_listing(directory, (!full && losses == now).then_some(value));
+        });
+    }
+
+    /// Takes the mark away.
+    pub fn forget_listing(&self, directory: InodeId) {
+        self.change(|waiting, _| waiting.set_listing(directory, None));
     }
 
     /// Forgets an entry.
@@ -185,7 +222,7 @@ impl Index {
         self.change(|waiting, _| waiting.set_entry(directory, name, None));
     }
 
-    /// Forgets all entries of a directory.
+    /// Forgets all entries of a directory and its mark. A listing that was being put begins anew.
     pub fn forget_directory(&self, directory: InodeId) {
         self.change(|waiting, _| waiting.forget_directory(directory));
     }
@@ -208,6 +245,7 @@ impl Index {
     /// Forgets everything.
     pub fn clear(&self) {
         self.change(|waiting, _| waiting.clear());
+        self.handle.shared.state.lock().losses += 1;
     }
 
     /// The row about an inode.
@@ -226,7 +264,7 @@ impl Index {
 
     /// Entries of a directory with cookies above `after`, in the order of their cookies, at most `limit`. `None` if the index
     /// could not be read, which is not the same as empty.
-    pub async fn entries(&self, directory: InodeId, after: u64, limit: u32) -> Option<Vec<EntryRow>> {
+    pub async fn entries(&self, directory: InodeId, after: u64, limit: u32) -> Option<Listing> {
         let touched = {
             let state = self.handle.shared.state.lock();
             state.layers().any(|pending| pending.touches(directory))
@@ -280,15 +318,26 @@ impl Index {
 
     /// Makes a change; the second argument says whether rows must be forgotten instead of stored.
     fn change(&self, change: impl FnOnce(&mut Pending, bool)) {
+        self.change_knowing(|waiting, full, _| change(waiting, full));
+    }
+
+    /// The same, also told how often rows were lost.
+    fn change_knowing(&self, change: impl FnOnce(&mut Pending, bool, u64)) {
         let shared = &self.handle.shared;
         let mut state = shared.state.lock();
         if state.silent {
             return;
         }
         let full = state.waiting.bytes() >= MAX_WAITING;
-        change(&mut state.waiting, full);
+        let losses = state.losses;
+        change(&mut state.waiting, full, losses);
+        if full {
+            // At worst the change was none that puts a row: then a listing is put in vain.
+            state.losses += 1;
+        }
         if state.waiting.changes() > MAX_CHANGES {
             state.waiting.clear();
+            state.losses += 1;
         }
         state.changes += 1;
         if state.since.is_none() {
@@ -372,13 +421,11 @@ impl Shared {
             let damaged = std::mem::take(&mut state.damaged);
             state.applying = Some(batch.clone());
             state.since = None;
-            let next =
-                MutexGuard::unlocked(
-                    &mut state,
-                    || {
-                        if damaged { self.rebuild(open) } else { self.apply(open, &batch) }
-                    },
-                );
+            let (next, lost) = MutexGuard::unlocked(&mut state, || self.apply(open, &batch, damaged));
+            if lost {
+                state.losses += 1;
+                state.waiting.forget_listings();
+            }
             // Before the layer goes, so that a reader who finds neither knows that it has to look again.
             self.batches.fetch_add(1, Ordering::Release);
             state.applying = None;
@@ -414,15 +461,18 @@ impl Shared {
         }
     }
 
-    /// A batch that fails leaves an empty index: rows that it would have taken away must not stay.
-    fn apply(&self, mut database: Database, batch: &Pending) -> Option<Database> {
-        match database.apply(batch) {
-            Ok(()) => Some(database),
-            Err(error) => {
-                tracing::warn!(%error, "the index could not be changed and is made anew");
-                self.rebuild(database)
+    /// Applies a batch; also says whether rows of before were lost. A batch that fails leaves an empty index: rows that it
+    /// would have taken away must not stay.
+    fn apply(&self, mut database: Database, batch: &Pending, damaged: bool) -> (Option<Database>, bool) {
+        if !damaged {
+            match database.apply(batch, true) {
+                Ok(()) => return (Some(database), false),
+                Err(error) => tracing::warn!(%error, "the index could not be changed and is made anew"),
             }
         }
+        // Into the empty one, without marks: the entries they spoke of may be gone.
+        let fresh = self.rebuild(database).and_then(|mut fresh| fresh.apply(batch, false).ok().map(|()| fresh));
+        (fresh, true)
     }
 
     fn rebuild(&self, database: Database) -> Option<Database> {

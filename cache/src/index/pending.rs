@@ -25,6 +25,8 @@ pub(super) struct Pending {
 pub(super) struct Directory {
     /// All entries of before are forgotten.
     pub(super) cleared: bool,
+    /// The mark that the entries are all: set, or taken away.
+    pub(super) listing: Option<Option<Bytes>>,
     pub(super) entries: HashMap<Vec<u8>, Option<(u64, Bytes)>>,
 }
 
@@ -60,7 +62,19 @@ impl Pending {
 
     pub(super) fn forget_directory(&mut self, directory: InodeId) {
         self.count(0);
-        self.directories.insert(directory, Directory { cleared: true, entries: HashMap::new() });
+        self.directories.insert(directory, Directory { cleared: true, ..Directory::default() });
+    }
+
+    pub(super) fn set_listing(&mut self, directory: InodeId, value: Option<Bytes>) {
+        self.count(value.as_ref().map_or(0, Bytes::len));
+        self.directories.entry(directory).or_default().listing = Some(value);
+    }
+
+    /// Turns all marks into none.
+    pub(super) fn forget_listings(&mut self) {
+        for directory in self.directories.values_mut() {
+            directory.listing = directory.listing.take().map(|_| None);
+        }
     }
 
     pub(super) fn set_feed(&mut self, feed: Feed) {

@@ -38,12 +38,12 @@ async fn check(index: &Index) {
     assert_eq!(index.inode(inode(2)).await, None);
     assert_eq!(index.entry(inode(1), b"a").await, Some((u64::MAX, value("entry a"))));
     assert_eq!(index.entry(inode(1), b"c").await, None);
-    let rows = index.entries(inode(1), 0, 10).await.unwrap();
+    let rows = index.entries(inode(1), 0, 10).await.unwrap().rows;
     let found: Vec<_> = rows.iter().map(|row| (row.cookie, &row.name[..])).collect();
     assert_eq!(found, [(2, &b"b"[..]), (u64::MAX, b"a")]);
-    assert_eq!(index.entries(inode(1), 2, 10).await.unwrap(), rows[1..]);
-    assert_eq!(index.entries(inode(1), 0, 1).await.unwrap(), rows[..1]);
-    assert_eq!(index.entries(inode(3), 0, 1).await.unwrap(), []);
+    assert_eq!(index.entries(inode(1), 2, 10).await.unwrap().rows, rows[1..]);
+    assert_eq!(index.entries(inode(1), 0, 1).await.unwrap().rows, rows[..1]);
+    assert_eq!(index.entries(inode(3), 0, 1).await.unwrap().rows, []);
     assert_eq!(index.ranges(inode(1)).await, Some(value("ranges")));
     assert_eq!(index.feed().await, Some(FEED));
 }
@@ -88,14 +88,14 @@ async fn what_is_forgotten_is_not_found_before_or_after_a_batch() {
             assert_eq!(index.entry(inode(1), b"b").await, None);
             assert_eq!(index.entry(inode(2), b"a").await, None);
             assert_eq!(index.ranges(inode(1)).await, None);
-            assert_eq!(index.entries(inode(1), 0, 10).await.unwrap().len(), 1);
-            let rows = index.entries(inode(2), 0, 10).await.unwrap();
+            assert_eq!(index.entries(inode(1), 0, 10).await.unwrap().rows.len(), 1);
+            let rows = index.entries(inode(2), 0, 10).await.unwrap().rows;
             assert_eq!(rows.iter().map(|row| &row.name[..]).collect::<Vec<_>>(), [b"new"]);
             index.flush().await;
         }
         index.clear();
         assert_eq!(index.feed().await, None);
-        assert_eq!(index.entries(inode(2), 0, 10).await.unwrap(), []);
+        assert_eq!(index.entries(inode(2), 0, 10).await.unwrap().rows, []);
     }
 }
 
@@ -107,8 +107,71 @@ async fn a_name_may_take_the_cookie_of_one_that_went() {
     index.flush().await;
     index.forget_entry(inode(1), b"old");
     index.put_entry(inode(1), b"new", 1, value("x"));
-    let rows = index.entries(inode(1), 0, 10).await.unwrap();
+    let rows = index.entries(inode(1), 0, 10).await.unwrap().rows;
     assert_eq!(rows.iter().map(|row| &row.name[..]).collect::<Vec<_>>(), [b"new"]);
+}
+
+async fn whole(index: &Index) -> Option<Bytes> {
+    index.entries(inode(1), 0, 10).await.unwrap().whole
+}
+
+#[tokio::test]
+async fn a_listing_is_whole_only_while_none_of_its_entries_was_lost() {
+    let place = place();
+    let index = Index::open(&place.path, BOOT);
+    let losses = index.losses();
+    index.put_entry(inode(1), b"a", 1, value("a"));
+    assert_eq!(whole(&index).await, None);
+    index.put_listing(inode(1), losses, value("v1"));
+    assert_eq!(whole(&index).await, Some(value("v1")));
+    index.put_entry(inode(1), b"b", 2, value("b"));
+    index.forget_entry(inode(1), b"a");
+    assert_eq!(whole(&index).await, Some(value("v1")));
+    index.forget_listing(inode(1));
+    assert_eq!(whole(&index).await, None);
+    index.put_listing(inode(1), losses, value("v2"));
+    index.forget_directory(inode(1));
+    assert_eq!(whole(&index).await, None);
+
+    // An entry that is dropped takes the mark with it, whether it is there already or comes later.
+    index.put_listing(inode(1), losses, value("v3"));
+    index.flush().await;
+    {
+        let mut state = index.handle.shared.state.lock();
+        state.waiting.set_inode(inode(9), Some(Bytes::from(vec![0; MAX_WAITING])));
+        state.changes += 1;
+    }
+    index.put_entry(inode(1), b"dropped", 3, value("c"));
+    assert_ne!(index.losses(), losses);
+    assert_eq!(whole(&index).await, None);
+    index.put_listing(inode(1), losses, value("v4"));
+    assert_eq!(whole(&index).await, None);
+    let losses = index.losses();
+    index.put_listing(inode(1), losses, value("v5"));
+    assert_eq!(whole(&index).await, Some(value("v5")));
+    index.clear();
+    assert_eq!(whole(&index).await, None);
+}
+
+#[tokio::test]
+async fn a_mark_that_waits_does_not_outlive_a_rebuild() {
+    let place = place();
+    let index = Index::open(&place.path, BOOT);
+    let losses = index.losses();
+    index.put_entry(inode(1), b"a", 1, value("a"));
+    index.flush().await;
+    {
+        let mut state = index.handle.shared.state.lock();
+        state.damaged = true;
+        state.waiting.set_listing(inode(1), Some(value("v1")));
+        state.changes += 1;
+    }
+    index.put_inode(inode(1), value("stays"));
+    index.flush().await;
+    assert_eq!(index.entries(inode(1), 0, 10).await.unwrap(), Listing { whole: None, rows: Vec::new() });
+    assert_eq!(index.inode(inode(1)).await, Some(value("stays")));
+    index.put_listing(inode(1), losses, value("v2"));
+    assert_eq!(whole(&index).await, None);
 }
 
 #[tokio::test]
