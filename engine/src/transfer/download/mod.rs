@@ -3,7 +3,7 @@
 //! Only shares that hold wanted bytes are asked for, from the data pieces: a small read touches one or two nodes, a long
 //! one all k. When a data piece is slow, missing or wrong, its stripes are rebuilt from any k shares: others are asked
 //! until k are at hand or promised by sources that are not slow. A source is slow when it lets more time pass than
-//! three times what first shares usually take; it is still listened to, and whoever comes first counts. A source that
+//! three times what first shares usually take, and what the pace of the line explains; it is still listened to, and whoever comes first counts. A source that
 //! sent a wrong share is blamed and never asked again; one that broke off or fell silent gets a second chance, as the
 //! last resort. The download fails only when some stripe can no longer be rebuilt.
 //!
@@ -35,7 +35,7 @@ pub struct GetId(pub u32);
 pub struct Settings {
     /// Segment bytes in flight or waiting to be taken, about: at least one stripe.
     pub window: u64,
-    /// Bounds of the time after which a silent source is hedged.
+    /// Bounds of the time after which a silent source is hedged, unless the line as a whole is slow.
     pub hedge: (Duration, Duration),
     /// A source that sends nothing for this long has failed.
     pub patience: Duration,
@@ -140,6 +140,8 @@ struct Get {
     progress: Duration,
     /// Shares it has brought.
     brought: u32,
+    /// Requests that were under way when it was begun, itself among them.
+    company: u32,
 }
 
 /// The machine. See the module.
@@ -154,6 +156,8 @@ pub struct Download {
     gets: Vec<Get>,
     stripes: Stripes,
     latencies: Latencies,
+    /// When the last share came, from whomever.
+    last_share: Duration,
     actions: VecDeque<Action>,
     /// True when requests may have to be made or cancelled.
     unplanned: bool,
@@ -180,6 +184,7 @@ impl Download {
             gets: Vec::new(),
             stripes: Stripes::new(geometry, range, settings.window),
             latencies,
+            last_share: now,
             actions: VecDeque::new(),
             unplanned: true,
             done: false,
@@ -218,9 +223,8 @@ impl Download {
         if self.done {
             return None;
         }
-        let hedge = self.hedge_after();
         let silent = self.running_gets().map(|(_, get)| match self.standing(get.piece) {
-            Standing::Good => get.progress + hedge.min(self.settings.patience),
+            Standing::Good => get.progress + self.hedge_after(get),
             _ => get.progress + self.settings.patience,
         });
         let rested = self.sources.iter().flatten().filter_map(|source| match source.standing {
@@ -319,14 +323,18 @@ impl Download {
     }
 
     fn judge_the_silent(&mut self) {
-        let hedge = self.hedge_after();
-        let silent: Vec<(GetId, u16, Duration)> =
-            self.running_gets().map(|(id, get)| (id, get.piece, self.now.saturating_sub(get.progress))).collect();
-        for (id, piece, silence) in silent {
-            if silence >= self.settings.patience {
+        let has_failed = |get: &Get| self.now >= get.progress + self.settings.patience;
+        let is_slow = |get: &Get| self.now >= get.progress + self.hedge_after(get);
+        let silent: Vec<(GetId, u16, bool)> = self
+            .running_gets()
+            .filter(|(_, get)| has_failed(get) || (is_slow(get) && self.standing(get.piece) == Standing::Good))
+            .map(|(id, get)| (id, get.piece, has_failed(get)))
+            .collect();
+        for (id, piece, has_failed) in silent {
+            if has_failed {
                 self.cancel(id);
                 self.fail(piece);
-            } else if silence >= hedge && self.standing(piece) == Standing::Good {
+            } else {
                 // What it was asked for it may still bring first; nothing else is left to it.
                 let asked = self.gets[id.0 as usize].shares.clone();
                 self.stripes.forget(piece, asked);
@@ -369,6 +377,7 @@ impl Download {
 
     /// Asks idle sources for what they are to bring.
     fn ask(&mut self) {
+        let first_new = self.gets.len();
         for index in 0..self.order.len() {
             let piece = self.order[index];
             let Some(source) = &mut self.sources[usize::from(piece)] else { continue };
@@ -384,13 +393,17 @@ impl Download {
                 state: State::Running,
                 progress: self.now,
                 brought: 0,
+                company: 0,
             });
             self.actions.push_back(Action::Get { get, piece, shares });
         }
+        let company = self.running_gets().count() as u32;
+        self.gets[first_new..].iter_mut().for_each(|get| get.company = company);
     }
 
     fn take_share(&mut self, id: GetId, share: ProvenShare) {
-        let hedge = self.hedge_after();
+        let Some(get) = self.gets.get(id.0 as usize) else { return };
+        let hedge = self.hedge_after(get);
         let Some(get) = self.gets.get_mut(id.0 as usize).filter(|get| get.state != State::Ended) else { return };
         let source = self.sources[usize::from(get.piece)].as_mut().expect("only sources are asked");
         if share.root() != &source.root || !get.shares.contains(&share.number()) {
@@ -398,7 +411,11 @@ impl Download {
             return;
         }
         if get.state == State::Running {
-            let took = self.now.saturating_sub(std::mem::replace(&mut get.progress, self.now));
+            let before = std::mem::replace(&mut get.progress, self.now);
+            let took = self.now.saturating_sub(before);
+            // Only what this request saw: in between the caller may have left the line idle.
+            self.latencies.record_gap(self.now.saturating_sub(self.last_share.max(before)));
+            self.last_share = self.now;
             get.brought += 1;
             if get.brought == 1 {
                 self.latencies.record(took);
@@ -491,8 +508,9 @@ impl Download {
         Outcome::Failed { reachable, needed: self.stripes.required() }
     }
 
-    fn hedge_after(&self) -> Duration {
-        self.latencies.hedge_after(self.settings.hedge)
+    /// How long a request may be silent before others are asked. At most half of the time after which it has failed.
+    fn hedge_after(&self, get: &Get) -> Duration {
+        self.latencies.hedge_after(self.settings.hedge, get.company).min(self.settings.patience / 2)
     }
 
     fn running_gets(&self) -> impl Iterator<Item = (GetId, &Get)> {

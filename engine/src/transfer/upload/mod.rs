@@ -31,14 +31,16 @@ pub struct PutId(pub u32);
 /// Limits of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// After this long, enough is accepted and less is a failure.
+    /// After this long, enough is accepted and less is a failure. The default is long, for a full segment at 29 of 110
+    /// is 255 MB, and slow lines must get it out too: nodes that are slow for their own part are given up much earlier.
     pub deadline: Duration,
     /// A put that takes no bytes for this long, or gives no receipt, is given up.
     pub stall: Duration,
     /// How long fast pieces wait for slow ones that may still be needed, before those are left behind. Leaving them
     /// behind costs another encoding, so this also bounds how many of them there are a second.
     pub patience: Duration,
-    /// Once the segment is safe, a put older than this and than three times the usual is given up for another node.
+    /// Once enough is stored, a put older than this and than three times the usual is given up, for another node if there
+    /// is one.
     pub slow: Duration,
     /// How often the satellite is asked for other nodes.
     pub rounds: u32,
@@ -49,8 +51,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            deadline: Duration::from_secs(60),
-            stall: Duration::from_secs(10),
+            deadline: Duration::from_secs(1_200),
+            stall: Duration::from_secs(15),
             patience: Duration::from_millis(100),
             slow: Duration::from_secs(10),
             rounds: 5,
@@ -344,10 +346,10 @@ impl Upload {
         }
     }
 
-    /// The age at which a put is too slow, once that can be said without risk: enough is stored, others can be asked for.
+    /// The age at which a put is too slow, once that can be said without risk: when enough is stored.
     fn slow_limit(&self) -> Option<Duration> {
         const TIMES_THE_USUAL: u32 = 3;
-        if self.stored.len() < self.minimum() || self.rounds_left == 0 {
+        if self.stored.len() < self.minimum() {
             return None;
         }
         let mut took = self.took.clone();

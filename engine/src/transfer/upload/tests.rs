@@ -155,7 +155,7 @@ fn the_deadline_accepts_one_more_than_repair() {
             upload.handle_stored(2 * MS, PutId(put));
         }
         let deadline = Settings::default().deadline;
-        (1..60).for_each(|s| (stored..6).for_each(|put| upload.handle_progress(s * 1000 * MS, PutId(put))));
+        (1..1_200).for_each(|s| (stored..6).for_each(|put| upload.handle_progress(s * 1000 * MS, PutId(put))));
         upload.handle_tick(deadline - MS);
         assert_eq!(outcome(&actions(&mut upload)), None);
         upload.handle_tick(deadline);
