@@ -1,19 +1,49 @@
 //! The public face of the cache.
 
-use crate::{Error, Invalidation, Options, Root, Status, Stop, Transaction};
+use crate::content::read::blocking;
+use crate::cut::tasks;
+use crate::disk::{Disk, FileDisk, OpenError};
+use crate::journal::BootId;
+use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
+use crate::store::Store;
+use crate::{Error, Invalidation, Options, Root, Status, Stop, Transaction, maintain, recover, upload};
 use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use strewn_engine::bucket::{BucketService, Usage};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Invalidations that wait for their follower.
+const INVALIDATIONS: usize = 1_024;
+/// How often a drain shows its progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// A cache. Clones share it.
 #[derive(Clone)]
 pub struct Cache {
-    options: Arc<Options>,
+    shared: Arc<Shared>,
     root: InodeId,
+    tasks: Arc<Tasks>,
+}
+
+/// Background tasks; they end when the cache is closed or the last clone is dropped.
+struct Tasks {
+    handles: Mutex<Vec<JoinHandle<()>>>,
+    invalidations: Mutex<Option<mpsc::Receiver<Invalidation>>>,
+    closing: watch::Sender<bool>,
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+    }
 }
 
 /// Where a write goes.
@@ -56,8 +86,65 @@ impl Cache {
         root: Root,
         options: Options,
     ) -> Result<Self, Error> {
-        let _ = (directory, bucket);
-        Ok(Self { options: Arc::new(options), root: root.inode })
+        let path = directory.to_owned();
+        let disk = blocking(move || Ok(FileDisk::open(&path)?)).await?;
+        let boot = BootId::current()?;
+        Self::open_on(disk, boot, bucket, root, options).await
+    }
+
+    /// Like [`open`](Self::open), on any disk and in any boot of a machine: the seam under which power cuts are simulated.
+    pub async fn open_on(
+        disk: Arc<dyn Disk>,
+        boot: BootId,
+        bucket: Arc<dyn BucketService>,
+        root: Root,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let (settings, of) = (bucket.settings().clone(), root.clone());
+        let (store, journal, state, rebooted) = blocking(move || {
+            let (store, found) = Store::open(disk.clone())?;
+            let mount = recover::identify(&store, &settings, &of)?;
+            let (journal, state, rebooted) = recover::open(&store, found, disk, boot, &of, mount)?;
+            Ok((store, journal, state, rebooted))
+        })
+        .await?;
+        let (invalidations, follower) = mpsc::channel(INVALIDATIONS);
+        let (closing, _) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            options,
+            bucket,
+            store,
+            journal,
+            state: Mutex::new(state),
+            gate: tokio::sync::RwLock::new(()),
+            progress: watch::channel(0).0,
+            loading: Mutex::new(HashMap::new()),
+            sources: Mutex::new(LruCache::new(OPEN_SEGMENTS)),
+            closing: closing.clone(),
+            counters: Counters::default(),
+            invalidations,
+        });
+        shared.know_root(&root).await?;
+        if rebooted {
+            // What was not believed must not be found again.
+            shared.snapshot().await?;
+        }
+        let tasks = Tasks { handles: Mutex::default(), invalidations: Mutex::new(Some(follower)), closing };
+        let cache = Self { shared, root: root.inode, tasks: Arc::new(tasks) };
+        cache.start();
+        Ok(cache)
+    }
+
+    fn start(&self) {
+        let shared = || self.shared.clone();
+        let mut handles = vec![tokio::spawn(maintain::keep_house(shared())), tokio::spawn(maintain::follow(shared()))];
+        if !self.shared.options.read_only {
+            handles.push(tokio::spawn(tasks::take_cuts(shared())));
+            handles.push(tokio::spawn(tasks::seal_cuts(shared())));
+            handles.push(tokio::spawn(tasks::make_batches(shared())));
+            handles.push(tokio::spawn(upload::upload(shared())));
+        }
+        self.tasks.handles.lock().extend(handles);
     }
 
     /// The inode of the root directory.
@@ -67,7 +154,7 @@ impl Cache {
 
     /// The settings it was opened with.
     pub fn options(&self) -> &Options {
-        &self.options
+        &self.shared.options
     }
 
     /// Runs `body` against the tree and applies its changes as one atomic, journaled step when it returns `Ok`.
@@ -79,18 +166,20 @@ impl Cache {
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
-        let _ = body;
-        Err(Error::Closed)
+        self.shared.transact(body).await
     }
 
     /// Like [`transact`](Self::transact), but never waits: `None` if something would have to be loaded. For what must not
     /// block, such as forgetting kernel references.
-    pub fn try_transact<T, F>(&self, body: F) -> Option<Result<T, Error>>
+    pub fn try_transact<T, F>(&self, mut body: F) -> Option<Result<T, Error>>
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop>,
     {
-        let _ = body;
-        None
+        match self.shared.attempt(&mut body) {
+            Ok(Attempt::Done(value)) => Some(Ok(value)),
+            Ok(Attempt::Missing(_)) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Writes `data` and, in the same atomic step, lets `update` change attributes (times, mode bits; the size is already
@@ -101,61 +190,80 @@ impl Cache {
     where
         F: FnOnce(&mut Attributes) + Send,
     {
-        let _ = (inode, position, data, update);
-        Err(Error::Closed)
+        self.shared.write(inode, position, data, update).await
     }
 
     /// Reads up to `length` bytes from `offset`; shorter only at the end of the file.
     pub async fn read(&self, inode: InodeId, offset: u64, length: usize) -> Result<Bytes, Error> {
-        let _ = (inode, offset, length);
-        Err(Error::Closed)
+        self.shared.read(inode, offset, length).await
     }
 
     /// The first offset at or after `offset` that is data or hole; `None` where lseek(2) says ENXIO.
     pub async fn seek(&self, inode: InodeId, offset: u64, what: Seek) -> Result<Option<u64>, Error> {
-        let _ = (inode, offset, what);
-        Err(Error::Closed)
+        self.shared.seek(inode, offset, what).await
     }
 
     /// Makes an inode durable on this machine: its content, and with it everything that was journaled before. Also reports,
     /// once, that an upload of it failed for good. `data_only` leaves out nothing but is a hint (fdatasync).
     pub async fn sync(&self, inode: InodeId, data_only: bool) -> Result<(), Error> {
-        let _ = (inode, data_only);
-        Err(Error::Closed)
+        let _ = data_only;
+        self.shared.sync_data_file(inode).await?;
+        self.shared.journal.sync(self.shared.journal.last()).await?;
+        self.shared.take_failure(inode)
     }
 
     /// Makes everything durable on this machine.
     pub async fn sync_all(&self) -> Result<(), Error> {
-        Err(Error::Closed)
+        self.shared.sync_data_files().await?;
+        Ok(self.shared.journal.sync(self.shared.journal.last()).await?)
     }
 
     /// Waits until everything that was pending when it was called is on the network; calls `progress` about twice a
     /// second. [`Error::Pending`] says what is left when the network stays away for [`Options::deadline`] without progress;
     /// the queue is kept.
     pub async fn drain<F: FnMut(&Status) + Send>(&self, progress: F) -> Result<(), Error> {
-        let _ = progress;
-        Err(Error::Closed)
+        self.shared.drain(progress, PROGRESS_EVERY).await
     }
 
     /// How it is going.
     pub fn status(&self) -> Status {
-        Status::default()
+        self.shared.status()
     }
 
     /// What the bucket holds and may hold.
     pub async fn usage(&self) -> Result<Usage, Error> {
-        Err(Error::Closed)
+        Ok(self.shared.ask(self.shared.bucket.usage()).await?)
     }
 
     /// What other mounts changed, for whoever keeps copies (the kernel). The first call gets the receiver; it is bounded, and
     /// what does not fit becomes one [`Invalidation::All`].
     pub fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
-        None
+        self.tasks.invalidations.lock().take()
     }
 
     /// Stops the background tasks, makes everything durable on this machine and gives up the lock. What the network does not
     /// have is kept for the next opening.
     pub async fn close(&self) -> Result<(), Error> {
-        Err(Error::Closed)
+        self.tasks.closing.send_replace(true);
+        self.shared.bump();
+        let handles = std::mem::take(&mut *self.tasks.handles.lock());
+        for handle in handles {
+            if let Err(error) = handle.await
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        self.sync_all().await?;
+        self.shared.snapshot().await
+    }
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Io { source, .. } => Self::from(source),
+            other => Self::Disk(Arc::new(std::io::Error::other(other))),
+        }
     }
 }

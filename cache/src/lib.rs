@@ -8,20 +8,30 @@
 
 pub mod budget;
 mod cache;
+mod conflict;
+mod content;
+mod cut;
 pub mod data;
 pub mod disk;
+mod drain;
 mod error;
 pub mod index;
 pub mod journal;
-mod name;
+mod load;
+mod maintain;
 mod options;
+mod record;
+mod recover;
 pub mod sealed;
+mod shared;
 mod status;
+mod store;
 mod tree;
+mod upload;
 
 pub use cache::{Cache, Position, Seek, Written};
 pub use error::Error;
-pub use name::{InvalidName, Name};
 pub use options::{Options, Root};
 pub use status::{Invalidation, Status};
+pub use strewn_engine::name::{InvalidName, Name};
 pub use tree::{DirectoryEntry, Missing, Stop, Transaction};

@@ -1,5 +1,338 @@
-//! The tree a mount knows.
+//! The tree a mount knows: nodes, names, and what of them waits for the network. No I/O, no clock.
+//!
+//! Everything that changes it goes through [`apply`](Tree::apply), whether it just happened or is read back from the journal,
+//! and through the rows the loader brings. What waits for the network is kept in two lists in the order of becoming different:
+//! changed names (each with what the network will have there once the queued cuts are applied) and changed inodes. A name
+//! that comes back to what it was leaves its list, so what was made and removed between two cuts leaves no trace.
+//!
+//! Rows of the network may be older than what it has just acknowledged. So a name or inode that a cut set counts as local
+//! until the cut is committed *and* every load that began before is over (`settling`).
 
+mod apply;
+mod directory;
+mod evict;
+mod insert;
+mod node;
+mod snapshot;
 mod transaction;
 
+pub(crate) use apply::{Misfit, SetTimes};
+pub(crate) use directory::{Directory, Slot};
+pub(crate) use insert::Loaded;
+pub(crate) use node::Node;
+pub(crate) use transaction::attribute_change;
 pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
+
+use crate::Name;
+use crate::content::map::Backing;
+use crate::cut::batch::Renewed;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use strewn_engine::ids::InodeId;
+
+/// The tree.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// The root directory.
+    pub(crate) root: InodeId,
+    nodes: HashMap<InodeId, Node>,
+    /// Changed names in the order of becoming different.
+    pub(crate) changed_names: BTreeMap<u64, (InodeId, Name)>,
+    /// Changed inodes in the order of becoming different.
+    pub(crate) changed_inodes: BTreeMap<u64, InodeId>,
+    next_order: u64,
+    /// Dirty bytes of data that no cut took.
+    pub(crate) dirty_bytes: u64,
+    /// Bytes of small files in memory.
+    pub(crate) memory_bytes: u64,
+    /// When the oldest change that no cut took was made.
+    pub(crate) oldest: Option<Instant>,
+    /// When the newest change was made.
+    pub(crate) newest: Option<Instant>,
+    /// Data files that nothing refers to any more: (inode, generation).
+    pub(crate) abandoned: Vec<(InodeId, u64)>,
+    /// What each cut set, until it has settled.
+    in_cuts: BTreeMap<u64, InCut>,
+    /// Committed cuts that wait for older loads: (first ticket that began after, cut).
+    settling: VecDeque<(u64, u64)>,
+    loads: BTreeSet<u64>,
+    next_ticket: u64,
+    /// Newest committed cut.
+    pub(crate) committed: u64,
+    clock: u64,
+}
+
+/// Names and inodes a cut set.
+#[derive(Debug, Default)]
+pub(crate) struct InCut {
+    pub(crate) names: Vec<(InodeId, Name)>,
+    pub(crate) inodes: Vec<InodeId>,
+}
+
+impl Tree {
+    /// A tree that knows nothing but the id of its root.
+    pub(crate) fn new(root: InodeId) -> Self {
+        Self {
+            root,
+            nodes: HashMap::new(),
+            changed_names: BTreeMap::new(),
+            changed_inodes: BTreeMap::new(),
+            next_order: 1,
+            dirty_bytes: 0,
+            memory_bytes: 0,
+            oldest: None,
+            newest: None,
+            abandoned: Vec::new(),
+            in_cuts: BTreeMap::new(),
+            settling: VecDeque::new(),
+            loads: BTreeSet::new(),
+            next_ticket: 1,
+            committed: 0,
+            clock: 0,
+        }
+    }
+
+    /// A node, if it is known.
+    pub(crate) fn node(&self, inode: InodeId) -> Option<&Node> {
+        self.nodes.get(&inode)
+    }
+
+    /// A node, to change what needs no bookkeeping here.
+    pub(crate) fn node_mut(&mut self, inode: InodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(&inode)
+    }
+
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (InodeId, &Node)> {
+        self.nodes.iter().map(|(inode, node)| (*inode, node))
+    }
+
+    /// Number of known nodes.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Names as `stat` shows them: see [`Transaction::nlink`].
+    pub(crate) fn nlink(&self, inode: InodeId) -> Option<u32> {
+        let node = self.nodes.get(&inode)?;
+        Some(match node.is_directory() {
+            false => node.links,
+            true if node.names.is_empty() && inode != self.root => 0,
+            true => node.links.saturating_add(2),
+        })
+    }
+
+    /// Changes that wait for a cut.
+    pub(crate) fn pending_operations(&self) -> usize {
+        self.changed_names.len() + self.changed_inodes.len()
+    }
+
+    fn draw_order(&mut self) -> u64 {
+        self.next_order += 1;
+        self.next_order
+    }
+
+    /// Marks use, for eviction.
+    pub(crate) fn touch(&mut self, inode: InodeId) {
+        self.clock += 1;
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            node.used = self.clock;
+        }
+    }
+
+    /// Notes that something is to go to the network.
+    fn note_change(&mut self) {
+        let now = Instant::now();
+        self.oldest.get_or_insert(now);
+        self.newest = Some(now);
+    }
+
+    /// Marks an inode as to be put.
+    pub(crate) fn mark_dirty(&mut self, inode: InodeId) {
+        let Some(node) = self.nodes.get(&inode) else { return };
+        if node.dirty.is_none() {
+            let order = self.draw_order();
+            self.changed_inodes.insert(order, inode);
+            if let Some(node) = self.nodes.get_mut(&inode) {
+                node.dirty = Some(order);
+            }
+        }
+        self.note_change();
+    }
+
+    /// Takes an inode off the list of those to be put.
+    pub(crate) fn mark_clean(&mut self, inode: InodeId) {
+        if let Some(order) = self.nodes.get_mut(&inode).and_then(|node| node.dirty.take()) {
+            self.changed_inodes.remove(&order);
+        }
+    }
+
+    /// Notes what a name's value is once the queued cuts are applied, so that the name is on the list if it differs.
+    pub(crate) fn set_base(&mut self, directory: InodeId, name: &Name, base: Option<InodeId>) {
+        let order = self.next_order + 1;
+        let Some(entries) = self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut()) else {
+            return;
+        };
+        let Some(slot) = entries.slot_mut(name) else { return };
+        let differs = slot.child.map(|(child, _)| child) != base;
+        match (slot.base, differs) {
+            (Some((_, old)), true) => slot.base = Some((base, old)),
+            (Some((_, old)), false) => {
+                slot.base = None;
+                entries.changed -= 1;
+                self.changed_names.remove(&old);
+            }
+            (None, true) => {
+                slot.base = Some((base, order));
+                entries.changed += 1;
+                self.next_order = order;
+                self.changed_names.insert(order, (directory, name.clone()));
+            }
+            (None, false) => {}
+        }
+    }
+
+    /// Puts bytes into a small file's memory.
+    pub(crate) fn write_memory(&mut self, inode: InodeId, offset: u64, data: &[u8]) {
+        let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return };
+        let Backing::Memory(bytes) = &mut content.backing else { return };
+        let bytes = Arc::make_mut(bytes);
+        let (start, end) = (offset as usize, offset as usize + data.len());
+        let before = bytes.len();
+        if before < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(data);
+        self.memory_bytes += (bytes.len() - before) as u64;
+    }
+
+    /// Notes that the bytes of a small file are in a data file from here on, if they are still these.
+    pub(crate) fn spilled(&mut self, inode: InodeId, generation: u64, bytes: &Arc<Vec<u8>>) -> bool {
+        let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else {
+            return false;
+        };
+        let Backing::Memory(now) = &content.backing else { return false };
+        if !Arc::ptr_eq(now, bytes) {
+            return false;
+        }
+        self.memory_bytes -= now.len() as u64;
+        (content.backing, content.generation) = (Backing::File, generation);
+        true
+    }
+
+    /// Notes that a cut's data of a file is in sealed files.
+    pub(crate) fn note_sealed(&mut self, inode: InodeId, cut: u64) {
+        if let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) {
+            content.frozen.iter_mut().filter(|frozen| frozen.cut == cut).for_each(|frozen| frozen.sealed = true);
+        }
+    }
+
+    /// Takes in what a batch makes of a file's extents.
+    pub(crate) fn take_batch(&mut self, cut: u64, renewed: &Renewed) {
+        if let Some(node) = self.nodes.get_mut(&renewed.inode) {
+            node.content_hash = renewed.content;
+            if let Some(content) = node.content.as_deref_mut() {
+                content.take_batch(cut, renewed);
+            }
+        }
+    }
+
+    /// After a replayed freeze: the file's extents are those of a queued batch, to be loaded when they are needed.
+    pub(crate) fn forget_batch(&mut self, inode: InodeId) {
+        let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return };
+        if content.frozen.is_empty() {
+            return;
+        }
+        content.frozen.clear();
+        content.windows.clear();
+        (content.tags, content.inlined, content.local) = (None, None, false);
+        content.batches += 1;
+    }
+
+    /// After a replayed batch: the content hashes it gave.
+    pub(crate) fn set_hashes(&mut self, hashes: &[(InodeId, [u8; 32])]) {
+        for (inode, hash) in hashes {
+            if let Some(node) = self.nodes.get_mut(inode) {
+                node.content_hash = *hash;
+            }
+        }
+    }
+
+    /// After replay: nothing is pinned, so what has no name goes.
+    pub(crate) fn drop_orphans(&mut self) {
+        let orphans: Vec<InodeId> =
+            self.nodes.iter().filter(|(_, node)| node.orphan).map(|(inode, _)| *inode).collect();
+        for inode in orphans {
+            self.drop_if_gone(inode);
+        }
+    }
+
+    /// Dirty ranges of a file: each becomes an extent.
+    pub(crate) fn dirty_ranges(&self, inode: InodeId) -> usize {
+        let content = self.nodes.get(&inode).and_then(|node| node.content.as_deref());
+        content.map_or(0, |content| content.dirty.len())
+    }
+
+    /// Begins a load: rows it brings may be as old as now.
+    pub(crate) fn begin_load(&mut self) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.loads.insert(ticket);
+        ticket
+    }
+
+    /// Ends a load.
+    pub(crate) fn end_load(&mut self, ticket: u64) {
+        self.loads.remove(&ticket);
+        self.settle();
+    }
+
+    /// Notes that the network has a cut (and all before).
+    pub(crate) fn note_committed(&mut self, cut: u64) {
+        self.committed = self.committed.max(cut);
+        self.settling.push_back((self.next_ticket, cut));
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        let oldest_load = self.loads.first().copied().unwrap_or(u64::MAX);
+        while let Some((ticket, cut)) = self.settling.front().copied()
+            && ticket <= oldest_load
+        {
+            self.settling.pop_front();
+            self.settle_cut(cut);
+        }
+    }
+
+    fn settle_cut(&mut self, cut: u64) {
+        let Some(in_cut) = self.in_cuts.remove(&cut) else { return };
+        for (directory, name) in in_cut.names {
+            let entries = self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut());
+            let Some(entries) = entries else { continue };
+            let Some(slot) = entries.slot_mut(&name).filter(|slot| slot.cut == cut) else { continue };
+            slot.cut = 0;
+            if slot.child.is_none() && slot.base.is_none() && entries.complete {
+                entries.forget(&name);
+            }
+        }
+        for inode in in_cut.inodes {
+            if let Some(node) = self.nodes.get_mut(&inode)
+                && node.cut == cut
+            {
+                node.cut = 0;
+            }
+        }
+    }
+
+    /// What cuts that have not settled set.
+    pub(crate) fn in_cut(&mut self, cut: u64) -> &mut InCut {
+        self.in_cuts.entry(cut).or_default()
+    }
+
+    /// Takes back what was noted of a cut.
+    #[allow(dead_code)]
+    pub(crate) fn take_in_cut(&mut self, cut: u64) -> Option<InCut> {
+        self.in_cuts.remove(&cut)
+    }
+}

@@ -1,0 +1,388 @@
+//! What is known of a file's bytes: which are here, which wait for the network, what the network has. Pure bookkeeping.
+//!
+//! A byte is, in this order: **dirty** (data here that no cut took yet, or a hole made here), **frozen** (the same, taken by a
+//! cut whose extents are not known yet), **remote** (an extent of the network's, with what queued cuts change), else a hole.
+//! `present` says for data of any of these that the backing holds it; dirty and frozen data is always present.
+
+use crate::cut::batch::{Base, Renewed};
+use rangemap::{RangeMap, RangeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use strewn_engine::bucket::{Extent, MAX_INLINE, WindowTag};
+use strewn_engine::content::WINDOW;
+
+/// Files up to this size are kept in memory instead of a data file.
+pub(crate) const MAX_MEMORY: u64 = 64 * 1024;
+
+/// Largest file of which `allocated` is exact when the network has part of it.
+const MAX_EXACT: u64 = 1 << 20;
+
+/// What a local change put into a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Bytes, in the backing.
+    Data,
+    /// Nothing.
+    Hole,
+}
+
+/// Where the bytes that are here lie.
+#[derive(Debug, Clone)]
+pub(crate) enum Backing {
+    /// In memory, from offset 0; shorter than the file if the rest is not here.
+    Memory(Arc<Vec<u8>>),
+    /// In the data file of this generation.
+    File,
+}
+
+/// Ranges that a cut took and whose extents are not in `windows` yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Frozen {
+    /// The cut.
+    pub(crate) cut: u64,
+    /// What it took.
+    pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
+    /// True once the data is in sealed files, so that the backing may change.
+    pub(crate) sealed: bool,
+}
+
+/// The network's extents of one window, with what queued cuts change.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Window {
+    /// Sorted, not overlapping.
+    pub(crate) extents: Vec<Extent>,
+}
+
+/// What a byte range is made of, in the order of offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// In the backing.
+    Present(Range<u64>),
+    /// A hole.
+    Hole(Range<u64>),
+    /// In an extent of the network's that is not here.
+    Remote(Range<u64>, Extent),
+    /// In a window whose extents are not loaded.
+    Unknown(Range<u64>),
+}
+
+/// The content of a file.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// Names the data file, if there is one.
+    pub(crate) generation: u64,
+    /// Where present bytes lie.
+    pub(crate) backing: Backing,
+    /// Valid bytes of the backing.
+    pub(crate) present: RangeSet<u64>,
+    /// Local changes since the last cut.
+    pub(crate) dirty: RangeMap<u64, Fill>,
+    /// Local changes in cuts without extents, oldest first.
+    pub(crate) frozen: Vec<Frozen>,
+    /// Loaded windows.
+    pub(crate) windows: BTreeMap<u64, Window>,
+    /// Tags of all windows with extents, once known.
+    pub(crate) tags: Option<BTreeMap<u64, WindowTag>>,
+    /// True while the network (with the queued cuts) can have no extent of the file: nothing to load.
+    pub(crate) local: bool,
+    /// Plaintext bytes of inline runs the file may refer to; `None` if unknown.
+    pub(crate) inlined: Option<u64>,
+    /// Changes with every batch made of the file, which changes its extents.
+    pub(crate) batches: u64,
+    /// Journal position of the newest write whose bytes are in the data file alone.
+    pub(crate) written: u64,
+    /// Journal position up to which the data file is durable.
+    pub(crate) synced: u64,
+    /// Ranges that are being fetched.
+    pub(crate) fetching: RangeSet<u64>,
+    /// Readers of the data file right now; it is not evicted meanwhile.
+    pub(crate) readers: u32,
+    /// Serialises whoever changes bytes of the backing.
+    pub(crate) guard: Arc<tokio::sync::Mutex<()>>,
+    /// How it is being read.
+    pub(crate) read_ahead: super::read_ahead::ReadAhead,
+}
+
+impl Content {
+    /// An empty file that exists only here.
+    pub(crate) fn new_local() -> Self {
+        Self { local: true, inlined: Some(0), tags: Some(BTreeMap::new()), ..Self::new_remote() }
+    }
+
+    /// A file of the network's of which nothing is here.
+    pub(crate) fn new_remote() -> Self {
+        Self {
+            generation: 0,
+            backing: Backing::Memory(Arc::default()),
+            present: RangeSet::new(),
+            dirty: RangeMap::new(),
+            frozen: Vec::new(),
+            windows: BTreeMap::new(),
+            tags: None,
+            local: false,
+            inlined: None,
+            batches: 0,
+            written: 0,
+            synced: 0,
+            fetching: RangeSet::new(),
+            readers: 0,
+            guard: Arc::default(),
+            read_ahead: Default::default(),
+        }
+    }
+
+    /// Dirty bytes of data.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty.iter().filter(|(_, fill)| **fill == Fill::Data).map(|(range, _)| range.end - range.start).sum()
+    }
+
+    /// Dirty bytes of data within a range.
+    pub(crate) fn dirty_within(&self, range: &Range<u64>) -> u64 {
+        self.dirty
+            .overlapping(range)
+            .filter(|(_, fill)| **fill == Fill::Data)
+            .map(|(part, _)| part.end.min(range.end) - part.start.max(range.start))
+            .sum()
+    }
+
+    /// Notes bytes written to the backing.
+    pub(crate) fn wrote(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        self.present.insert(range.clone());
+        self.dirty.insert(range, Fill::Data);
+    }
+
+    /// Clean bytes of a range are not to be believed any more.
+    pub(crate) fn distrust(&mut self, range: Range<u64>) {
+        let mut clean = RangeSet::from_iter([range.clone()]);
+        let local = self.dirty.overlapping(&range).map(|(part, _)| part);
+        for part in local.chain(self.frozen.iter().flat_map(|frozen| frozen.ranges.iter().map(|(part, _)| part))) {
+            clean.remove(part.clone());
+        }
+        for part in clean {
+            self.present.remove(part);
+        }
+    }
+
+    /// Notes a hole made here. A file that no network knows needs no mark: what nothing covers is a hole.
+    pub(crate) fn cleared(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        self.present.remove(range.clone());
+        if self.local && self.frozen.is_empty() {
+            self.dirty.remove(range);
+        } else {
+            self.dirty.insert(range, Fill::Hole);
+        }
+    }
+
+    /// What local changes, dirty or frozen, make of the byte at `offset`, and up to where that holds (at most `end`).
+    fn local_fill(&self, offset: u64, end: u64) -> (Option<Fill>, u64) {
+        let (dirty, mut until) = lookup(&self.dirty, offset, end);
+        if dirty.is_some() {
+            return (dirty, until);
+        }
+        for frozen in self.frozen.iter().rev() {
+            let index = frozen.ranges.partition_point(|(range, _)| range.end <= offset);
+            match frozen.ranges.get(index) {
+                Some((range, fill)) if range.start <= offset => return (Some(*fill), until.min(range.end)),
+                Some((range, _)) => until = until.min(range.start),
+                None => {}
+            }
+        }
+        (None, until)
+    }
+
+    /// What `range` is made of.
+    pub(crate) fn parts(&self, range: Range<u64>) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let (part, end) = self.part(at, range.end);
+            push(&mut parts, part, at..end);
+            at = end;
+        }
+        parts
+    }
+
+    fn part(&self, at: u64, end: u64) -> (Meaning, u64) {
+        let (present, end) = match self.present.get(&at) {
+            Some(range) => (true, range.end.min(end)),
+            None => (false, self.present.overlapping(at..end).next().map_or(end, |next| next.start.min(end))),
+        };
+        if present {
+            return (Meaning::Present, end);
+        }
+        let (fill, end) = self.local_fill(at, end);
+        if fill.is_some() || self.local {
+            return (Meaning::Hole, end);
+        }
+        let number = at / WINDOW;
+        let end = end.min(number.saturating_add(1).saturating_mul(WINDOW));
+        if let Some(tags) = &self.tags
+            && !tags.contains_key(&number)
+        {
+            return (Meaning::Hole, end);
+        }
+        let Some(window) = self.windows.get(&number) else { return (Meaning::Unknown, end) };
+        let index = window.extents.partition_point(|extent| extent.end() <= at);
+        match window.extents.get(index) {
+            Some(extent) if extent.offset <= at => (Meaning::Remote(extent.clone()), end.min(extent.end())),
+            Some(extent) => (Meaning::Hole, end.min(extent.offset)),
+            None => (Meaning::Hole, end),
+        }
+    }
+
+    /// Bytes below `size` that are not known to be holes.
+    pub(crate) fn allocated(&self, size: u64) -> u64 {
+        if self.local {
+            return self.present.overlapping(0..size).map(|range| range.end.min(size) - range.start).sum();
+        }
+        let holes = |part: &Part| if let Part::Hole(range) = part { range.end - range.start } else { 0 };
+        // Walking a large file's extents on every stat would cost more than an exact number is worth.
+        match size > MAX_EXACT {
+            true => size,
+            false => size - self.parts(0..size).iter().map(holes).sum::<u64>(),
+        }
+    }
+
+    /// Whether `range` holds data which a cut is still to seal from the data file.
+    pub(crate) fn sealing(&self, range: &Range<u64>) -> bool {
+        self.frozen
+            .iter()
+            .filter(|frozen| !frozen.sealed)
+            .flat_map(|frozen| frozen.ranges.iter())
+            .any(|(part, fill)| *fill == Fill::Data && part.start < range.end && range.start < part.end)
+    }
+
+    /// What of `ranges` still is that extent's and not here.
+    pub(crate) fn still_remote(&self, ranges: &[Range<u64>], extent: &Extent) -> Vec<Range<u64>> {
+        let parts = ranges.iter().flat_map(|range| self.parts(range.clone()));
+        let same = |found: &Extent, range: &Range<u64>| {
+            found.run == extent.run
+                && found.run_offset + (range.start - found.offset) == extent.run_offset + (range.start - extent.offset)
+        };
+        parts
+            .filter_map(|part| match part {
+                Part::Remote(range, found) if same(&found, &range) => Some(range),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Takes in loaded windows.
+    pub(crate) fn take_windows(&mut self, base: Base) {
+        for (number, extents) in base.windows {
+            if number == 0 && self.inlined.is_none() {
+                self.inlined = Some(inline_bytes(&extents));
+            }
+            self.windows.insert(number, Window { extents });
+        }
+        self.tags = Some(base.tags);
+    }
+
+    /// Takes in what a batch makes of the extents.
+    pub(crate) fn take_batch(&mut self, cut: u64, renewed: &Renewed) {
+        self.frozen.retain(|frozen| frozen.cut != cut);
+        for (number, extents) in &renewed.windows {
+            self.windows.insert(*number, Window { extents: extents.clone() });
+        }
+        self.windows.retain(|number, _| renewed.tags.contains_key(number));
+        if let Some(extents) = renewed.windows.get(&0) {
+            self.inlined = Some(inline_bytes(extents));
+        }
+        self.tags = Some(renewed.tags.clone());
+        self.local = false;
+        self.batches += 1;
+    }
+
+    /// Whether clean bytes may go: nothing of it is dirty, frozen, being fetched or read.
+    pub(crate) fn is_evictable(&self) -> bool {
+        self.dirty.is_empty() && self.frozen.is_empty() && self.readers == 0 && self.fetching.is_empty()
+    }
+}
+
+/// Most that inline runs among these extents may hold: each counts whole, and which are inline is not known.
+fn inline_bytes(extents: &[Extent]) -> u64 {
+    let small = extents.iter().filter(|extent| extent.run_length <= MAX_INLINE as u64);
+    let runs: std::collections::HashMap<_, _> = small.map(|extent| (extent.run, extent.run_length)).collect();
+    runs.values().sum()
+}
+
+enum Meaning {
+    Present,
+    Hole,
+    Unknown,
+    Remote(Extent),
+}
+
+/// Appends a part, merging neighbours of the same meaning.
+fn push(parts: &mut Vec<Part>, meaning: Meaning, range: Range<u64>) {
+    match (parts.last_mut(), &meaning) {
+        (Some(Part::Present(last)), Meaning::Present)
+        | (Some(Part::Hole(last)), Meaning::Hole)
+        | (Some(Part::Unknown(last)), Meaning::Unknown) => last.end = range.end,
+        (Some(Part::Remote(last, of)), Meaning::Remote(extent)) if of == extent => last.end = range.end,
+        _ => parts.push(match meaning {
+            Meaning::Present => Part::Present(range),
+            Meaning::Hole => Part::Hole(range),
+            Meaning::Unknown => Part::Unknown(range),
+            Meaning::Remote(extent) => Part::Remote(range, extent),
+        }),
+    }
+}
+
+/// The value at `offset` of a range map, and up to where (at most `end`) it, or its absence, holds.
+fn lookup(map: &RangeMap<u64, Fill>, offset: u64, end: u64) -> (Option<Fill>, u64) {
+    match map.get_key_value(&offset) {
+        Some((range, fill)) => (Some(*fill), range.end.min(end)),
+        None => (None, map.overlapping(offset..end).next().map_or(end, |(next, _)| next.start.min(end))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_and_holes_of_a_local_file() {
+        let mut content = Content::new_local();
+        content.wrote(10..20);
+        content.wrote(20..30);
+        content.cleared(15..18);
+        assert_eq!(
+            content.parts(0..40),
+            [Part::Hole(0..10), Part::Present(10..15), Part::Hole(15..18), Part::Present(18..30), Part::Hole(30..40),]
+        );
+        assert_eq!(content.dirty_bytes(), 17);
+        assert_eq!(content.dirty_within(&(14..19)), 2);
+    }
+
+    #[test]
+    fn a_hole_hides_what_the_network_has() {
+        let mut content = Content::new_remote();
+        assert_eq!(content.parts(0..10), [Part::Unknown(0..10)]);
+        content.tags = Some(BTreeMap::new());
+        assert_eq!(content.parts(0..10), [Part::Hole(0..10)]);
+        content.tags = None;
+        content.cleared(2..4);
+        assert_eq!(content.parts(0..10), [Part::Unknown(0..2), Part::Hole(2..4), Part::Unknown(4..10)]);
+    }
+
+    #[test]
+    fn frozen_ranges_keep_their_meaning_until_their_extents_are_known() {
+        let mut content = Content::new_remote();
+        content.frozen.push(Frozen {
+            cut: 1,
+            ranges: Arc::new(vec![(0..5, Fill::Hole), (5..8, Fill::Data)]),
+            sealed: false,
+        });
+        content.present.insert(5..8);
+        assert_eq!(content.parts(0..10), [Part::Hole(0..5), Part::Present(5..8), Part::Unknown(8..10)]);
+        assert!(content.sealing(&(7..9)) && !content.sealing(&(0..5)) && !content.sealing(&(8..9)));
+    }
+}

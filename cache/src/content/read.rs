@@ -1,0 +1,448 @@
+//! Reading: what is here from memory or the data file, the rest from the network, each stretch fetched once.
+//!
+//! A fetched stretch is whole blocks of one run: proven block by block, cut to the extents that refer to it, written into the
+//! backing as clean, and only then read. A sequential reader has the next stretches fetched ahead in the background.
+
+use super::map::{Backing, MAX_MEMORY, Part};
+use crate::Error;
+use crate::cache::Seek;
+use crate::shared::Shared;
+use crate::tree::Tree;
+use bytes::{Bytes, BytesMut};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use strewn_engine::bucket::{self, Extent, RunPlace};
+use strewn_engine::content::{BLOCK, BLOCK_PLAIN, run, window};
+use strewn_engine::ids::InodeId;
+use strewn_engine::keys::InodeKeys;
+use strewn_engine::secret::Key;
+
+/// Most blocks of a run fetched by one request: about 4 MiB.
+const FETCH_BLOCKS: u64 = 64;
+/// Stretches fetched ahead side by side.
+const PARALLEL_AHEAD: usize = 4;
+/// Rounds of finding out, fetching and looking again before a read of a file that changes all the time gives up.
+const MOST_ROUNDS: usize = 1_000;
+
+/// A data file's generation, and what of it is to be written.
+type Target = (u64, Vec<Range<u64>>);
+
+/// What stands between a read and its bytes.
+enum Plan {
+    /// All is here.
+    Memory(Bytes),
+    /// All is here; data and zeros, in order. The data file is held open for reading meanwhile.
+    File { generation: u64, range: Range<u64>, data: Vec<Range<u64>> },
+    /// Somebody fetches part of it already.
+    Wait,
+    /// A window's extents are to be loaded.
+    Window(u64, Key),
+    /// To be fetched: the stretch is marked as being fetched.
+    Fetch(Fetch),
+}
+
+/// A stretch to fetch.
+pub(crate) struct Fetch {
+    inode: InodeId,
+    key: Key,
+    extent: Extent,
+    /// Blocks of the run.
+    blocks: Range<u64>,
+    /// Bytes of the file that these blocks hold for the extent.
+    range: Range<u64>,
+}
+
+impl Shared {
+    /// See [`Cache::read`](crate::Cache::read).
+    pub(crate) async fn read(self: &Arc<Self>, inode: InodeId, offset: u64, length: usize) -> Result<Bytes, Error> {
+        let mut progress = self.progress.subscribe();
+        for round in 0..MOST_ROUNDS {
+            match self.plan_read(inode, offset, length, round == 0)? {
+                Plan::Memory(bytes) => return Ok(bytes),
+                Plan::File { generation, range, data } => return self.read_file(inode, generation, range, &data),
+                Plan::Wait => self.wait_for_fetch(&mut progress).await?,
+                Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
+                Plan::Fetch(fetch) => self.fetch(fetch).await?,
+            }
+        }
+        Err(Error::Network(bucket::Error::Unavailable(String::from("the file changes faster than it is read"))))
+    }
+
+    /// See [`Cache::seek`](crate::Cache::seek).
+    pub(crate) async fn seek(self: &Arc<Self>, inode: InodeId, offset: u64, what: Seek) -> Result<Option<u64>, Error> {
+        loop {
+            let (key, number) = {
+                let state = self.state.lock();
+                let node = state.tree.node(inode).ok_or(Error::Stale)?;
+                let content = node.content.as_deref().ok_or(Error::Errno(EINVAL))?;
+                let size = node.attributes.size;
+                if offset >= size {
+                    return Ok(None);
+                }
+                let mut unknown = None;
+                let mut found = None;
+                for part in content.parts(offset..size) {
+                    match (part, what) {
+                        (Part::Unknown(range), _) => unknown = Some(range.start),
+                        (Part::Hole(range), Seek::Hole) => found = Some(range.start),
+                        (Part::Present(range) | Part::Remote(range, _), Seek::Data) => found = Some(range.start),
+                        _ => continue,
+                    }
+                    break;
+                }
+                match (unknown, what) {
+                    (Some(at), _) => (node.key.clone(), window::window_of(at)),
+                    (None, Seek::Hole) => return Ok(Some(found.unwrap_or(size))),
+                    (None, Seek::Data) => return Ok(found),
+                }
+            };
+            self.load_window(inode, &key, number).await?;
+        }
+    }
+
+    fn plan_read(self: &Arc<Self>, inode: InodeId, offset: u64, length: usize, first: bool) -> Result<Plan, Error> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.tree.touch(inode);
+        let node = state.tree.node_mut(inode).ok_or(Error::Stale)?;
+        let size = node.attributes.size;
+        let content = node.content.as_deref_mut().ok_or(Error::Errno(EINVAL))?;
+        let end = offset.saturating_add(length as u64).min(size);
+        if offset >= end {
+            return Ok(Plan::Memory(Bytes::new()));
+        }
+        let ahead = if first { content.read_ahead.read(offset, end, self.options.read_ahead) } else { None };
+        let mut data = Vec::new();
+        for part in content.parts(offset..end) {
+            match part {
+                Part::Present(range) => data.push(range),
+                Part::Hole(_) => {}
+                Part::Unknown(range) => return Ok(Plan::Window(window::window_of(range.start), node.key.clone())),
+                Part::Remote(range, extent) => {
+                    let fetch = plan_fetch(inode, node.key.clone(), range.start, extent, end);
+                    if content.fetching.overlaps(&fetch.range) {
+                        return Ok(Plan::Wait);
+                    }
+                    content.fetching.insert(fetch.range.clone());
+                    return Ok(Plan::Fetch(fetch));
+                }
+            }
+        }
+        let plan = match &content.backing {
+            Backing::Memory(bytes) => Plan::Memory(copy_parts(bytes, offset..end, &data)),
+            Backing::File => {
+                content.readers += 1;
+                Plan::File { generation: content.generation, range: offset..end, data }
+            }
+        };
+        if let Some(range) = ahead.filter(|range| range.start < size) {
+            self.spawn_read_ahead(inode, range.start..range.end.min(size));
+        }
+        Ok(plan)
+    }
+
+    fn read_file(
+        &self,
+        inode: InodeId,
+        generation: u64,
+        range: Range<u64>,
+        data: &[Range<u64>],
+    ) -> Result<Bytes, Error> {
+        let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+        let mut read = || {
+            for part in data {
+                let (start, end) = ((part.start - range.start) as usize, (part.end - range.start) as usize);
+                self.store.read_data(inode, generation, part.start, &mut buffer[start..end])?;
+            }
+            Ok(())
+        };
+        let result = read();
+        if let Some(content) = self.state.lock().tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()) {
+            content.readers = content.readers.saturating_sub(1);
+        }
+        result.map(|()| buffer.freeze())
+    }
+
+    async fn wait_for_fetch(&self, progress: &mut tokio::sync::watch::Receiver<u64>) -> Result<(), Error> {
+        match tokio::time::timeout(self.options.deadline, progress.changed()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => Err(Error::Network(bucket::Error::Unreachable(String::from("a fetch does not go on")))),
+        }
+    }
+
+    /// Loads the extents of one window.
+    async fn load_window(&self, inode: InodeId, key: &Key, number: u64) -> Result<(), Error> {
+        let epoch = {
+            let state = self.state.lock();
+            let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
+            content.ok_or(Error::Stale)?.batches
+        };
+        let base = self.load_extents(inode, key, &BTreeSet::from([number])).await?;
+        let mut state = self.state.lock();
+        let content = state.tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()).ok_or(Error::Stale)?;
+        // A batch made meanwhile knows better; the caller looks again.
+        if content.batches == epoch {
+            content.take_windows(base);
+        }
+        Ok(())
+    }
+
+    /// Fetches a stretch, proves it, and puts it into the backing.
+    async fn fetch(self: &Arc<Self>, fetch: Fetch) -> Result<(), Error> {
+        let fetching = Fetching { shared: self, inode: fetch.inode, range: fetch.range.clone() };
+        let plain = self.fetch_plain(&fetch).await?;
+        self.fill(&fetch, plain).await?;
+        drop(fetching);
+        Ok(())
+    }
+
+    /// The plaintext of a stretch's bytes.
+    async fn fetch_plain(self: &Arc<Self>, fetch: &Fetch) -> Result<Vec<u8>, Error> {
+        let Fetch { inode, key, extent, blocks, range, .. } = fetch;
+        let run_key = InodeKeys::new(key).open_run_key(extent)?;
+        let sealed = self.run_blocks(*inode, extent, blocks).await?;
+        self.counters.fetched_bytes.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+        let cipher = run::RunCipher::new(extent.cipher, &run_key, extent.run_length);
+        let expected = run::ciphertext_range(extent.run_length, blocks.clone());
+        if sealed.len() as u64 != expected.end - expected.start {
+            return Err(Error::Corrupt(format!(
+                "{} bytes of a run instead of {}",
+                sealed.len(),
+                expected.end - expected.start
+            )));
+        }
+        let extent = extent.clone();
+        let (blocks, range) = (blocks.clone(), range.clone());
+        let decrypt = move || decrypt(&cipher, &sealed, blocks.start, &extent, &range);
+        if range_len(&fetch.range) <= SMALL { decrypt() } else { blocking(decrypt).await }
+    }
+
+    /// Ciphertext of blocks of a run: from a sealed file if the network does not have it yet.
+    async fn run_blocks(
+        self: &Arc<Self>,
+        inode: InodeId,
+        extent: &Extent,
+        blocks: &Range<u64>,
+    ) -> Result<Bytes, Error> {
+        let place = self.state.lock().pipeline.runs.get(&extent.run).cloned();
+        let within = run::ciphertext_range(extent.run_length, blocks.clone());
+        match place {
+            Some(RunPlace::Inline(bytes)) => Ok(bytes),
+            Some(RunPlace::Segment { segment, offset, .. }) => {
+                let source = self.segment_source(segment).await?;
+                let mut buffer = BytesMut::zeroed((within.end - within.start) as usize);
+                source.read_at(offset + within.start, &mut buffer)?;
+                Ok(buffer.freeze())
+            }
+            None => {
+                Ok(self.ask(self.bucket.run_blocks(inode, extent.run, blocks.start, blocks.end - blocks.start)).await?)
+            }
+        }
+    }
+
+    /// Puts fetched bytes into the backing, wherever nothing else came in between.
+    async fn fill(&self, fetch: &Fetch, plain: Vec<u8>) -> Result<(), Error> {
+        let guard = {
+            let state = self.state.lock();
+            let content = state.tree.node(fetch.inode).and_then(|node| node.content.as_deref()).ok_or(Error::Stale)?;
+            content.guard.clone()
+        };
+        let _held = guard.lock().await;
+        let Some((generation, wanted)) = self.plan_fill(fetch, &plain)? else { return Ok(()) };
+        for part in &wanted {
+            let (start, end) = (part.start - fetch.range.start, part.end - fetch.range.start);
+            let bytes = &plain[start as usize..end as usize];
+            self.store.write_data(fetch.inode, generation, part.start, bytes)?;
+        }
+        let mut state = self.state.lock();
+        let Some(content) = state.tree.node_mut(fetch.inode).and_then(|node| node.content.as_deref_mut()) else {
+            return Ok(());
+        };
+        if content.generation == generation && matches!(content.backing, Backing::File) {
+            // Truncated or punched meanwhile: that part is something else now.
+            for part in content.still_remote(&wanted, &fetch.extent) {
+                content.present.insert(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// What of a fetched stretch is to be written to the data file, if that is where the file is kept. Small files are filled
+    /// here; a file that is too large for memory moves to a data file.
+    fn plan_fill(&self, fetch: &Fetch, plain: &[u8]) -> Result<Option<Target>, Error> {
+        loop {
+            let bytes = {
+                let mut state = self.state.lock();
+                let tree = &mut state.tree;
+                let Some(node) = tree.node_mut(fetch.inode) else { return Ok(None) };
+                let size = node.attributes.size;
+                let Some(content) = node.content.as_deref_mut() else { return Ok(None) };
+                let wanted = content.still_remote(std::slice::from_ref(&fetch.range), &fetch.extent);
+                match &content.backing {
+                    Backing::File => return Ok(Some((content.generation, wanted))),
+                    Backing::Memory(bytes) if size > MAX_MEMORY => bytes.clone(),
+                    Backing::Memory(_) => {
+                        fill_memory(tree, fetch, plain, wanted);
+                        return Ok(None);
+                    }
+                }
+            };
+            self.spill(fetch.inode, &bytes)?;
+        }
+    }
+
+    /// Fetches a range in the background. A failure costs nothing: whoever reads it asks again.
+    fn spawn_read_ahead(self: &Arc<Self>, inode: InodeId, range: Range<u64>) {
+        let shared = self.clone();
+        let parts = split_blocks(range);
+        tokio::spawn(async move {
+            use futures::stream::{self, StreamExt};
+            let shared = &shared;
+            stream::iter(parts)
+                .for_each_concurrent(PARALLEL_AHEAD, |part| async move {
+                    if let Err(error) = shared.prefetch(inode, part).await {
+                        tracing::debug!("read-ahead: {error}");
+                    }
+                })
+                .await;
+        });
+    }
+
+    /// Brings a range here.
+    pub(crate) async fn prefetch(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
+        let mut progress = self.progress.subscribe();
+        for _ in 0..MOST_ROUNDS {
+            if *self.closing.borrow() {
+                return Err(Error::Closed);
+            }
+            match self.plan_read(inode, range.start, (range.end - range.start) as usize, false)? {
+                Plan::Memory(_) => return Ok(()),
+                Plan::File { .. } => {
+                    self.release_reader(inode);
+                    return Ok(());
+                }
+                Plan::Wait => self.wait_for_fetch(&mut progress).await?,
+                Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
+                Plan::Fetch(fetch) => self.fetch(fetch).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn release_reader(&self, inode: InodeId) {
+        if let Some(content) = self.state.lock().tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()) {
+            content.readers = content.readers.saturating_sub(1);
+        }
+    }
+}
+
+/// Puts fetched bytes of a small file into memory.
+fn fill_memory(tree: &mut Tree, fetch: &Fetch, plain: &[u8], wanted: Vec<Range<u64>>) {
+    for part in wanted {
+        let (start, end) = (part.start - fetch.range.start, part.end - fetch.range.start);
+        tree.write_memory(fetch.inode, part.start, &plain[start as usize..end as usize]);
+        if let Some(content) = tree.node_mut(fetch.inode).and_then(|node| node.content.as_deref_mut()) {
+            content.present.insert(part);
+        }
+    }
+}
+
+/// Below this many bytes decryption is not worth another thread.
+const SMALL: u64 = 2 * BLOCK;
+
+/// Runs what takes long on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Closed),
+    }
+}
+
+/// A stretch of an extent from `at`: whole blocks, at most [`FETCH_BLOCKS`], no further than what is asked for needs (`end`).
+fn plan_fetch(inode: InodeId, key: Key, at: u64, extent: Extent, end: u64) -> Fetch {
+    let to_run = |offset: u64| offset - extent.offset + extent.run_offset;
+    let first = run::block_of(to_run(at));
+    let last = run::block_of(to_run(end.min(extent.end()).max(at + 1)) - 1);
+    let blocks = first..(last + 1).min(first + FETCH_BLOCKS);
+    let in_run = (blocks.start * BLOCK_PLAIN).max(extent.run_offset)
+        ..(blocks.end * BLOCK_PLAIN).min(extent.run_offset + extent.length);
+    let to_file = |offset: u64| offset - extent.run_offset + extent.offset;
+    let range = to_file(in_run.start)..to_file(in_run.end);
+    Fetch { inode, key, extent, blocks, range }
+}
+
+/// Opens blocks and cuts out the bytes of `range`.
+fn decrypt(
+    cipher: &run::RunCipher,
+    sealed: &[u8],
+    first: u64,
+    extent: &Extent,
+    range: &Range<u64>,
+) -> Result<Vec<u8>, Error> {
+    let mut plain = vec![0; sealed.len() - run::TAG * sealed.len().div_ceil(BLOCK as usize)];
+    let blocks = sealed.chunks(BLOCK as usize).zip(plain.chunks_mut(BLOCK_PLAIN as usize));
+    for (index, (block, out)) in blocks.enumerate() {
+        cipher.open_block_into(first + index as u64, block, out)?;
+    }
+    let from = range.start - extent.offset + extent.run_offset - run::block_start(first);
+    let (from, to) = (from as usize, from as usize + range_len(range) as usize);
+    if to > plain.len() {
+        return Err(Error::Corrupt(String::from("an extent leaves its run")));
+    }
+    plain.truncate(to);
+    plain.drain(..from);
+    Ok(plain)
+}
+
+fn copy_parts(bytes: &[u8], range: Range<u64>, data: &[Range<u64>]) -> Bytes {
+    let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+    for part in data {
+        let source = &bytes[part.start as usize..part.end as usize];
+        let start = (part.start - range.start) as usize;
+        buffer[start..start + source.len()].copy_from_slice(source);
+    }
+    buffer.freeze()
+}
+
+fn range_len(range: &Range<u64>) -> u64 {
+    range.end - range.start
+}
+
+/// Cuts a range at multiples of about a megabyte.
+fn split_blocks(range: Range<u64>) -> Vec<Range<u64>> {
+    let step = 16 * BLOCK_PLAIN;
+    let mut parts = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let end = ((at / step + 1) * step).min(range.end);
+        parts.push(at..end);
+        at = end;
+    }
+    parts
+}
+
+/// A stretch marked as being fetched; unmarks it and wakes who waits, however the fetch ended.
+struct Fetching<'a> {
+    shared: &'a Shared,
+    inode: InodeId,
+    range: Range<u64>,
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if let Some(content) = state.tree.node_mut(self.inode).and_then(|node| node.content.as_deref_mut()) {
+            content.fetching.remove(self.range.clone());
+        }
+        drop(state);
+        self.shared.bump();
+    }
+}
+
+const EINVAL: i32 = 22;

@@ -1,0 +1,274 @@
+//! Writing: bytes, then the record, then the acknowledgement.
+//!
+//! Small files live in memory and their bytes always ride in the record. A larger file's bytes go to its data file first; up
+//! to [`MAX_INLINE_RECORD`] they ride in the record as well, so that an fsync after small writes syncs the journal alone.
+
+use super::map::{Backing, MAX_MEMORY};
+use crate::Error;
+use crate::cache::{Position, Written};
+use crate::cut;
+use crate::record::{Mutation, Write};
+use crate::shared::{Shared, State};
+use crate::tree::{SetTimes, attribute_change};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use strewn_engine::bucket::MAX_OFFSET;
+use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
+
+/// Most bytes of a write that ride in its record.
+pub(crate) const MAX_INLINE_RECORD: usize = 32 * 1024;
+/// Above this share of the dirty limit, in percent, writers are slowed down.
+const SLOW_ABOVE: u64 = 75;
+/// Longest delay of a slowed write.
+const SLOWEST: Duration = Duration::from_millis(20);
+
+/// How a write goes on.
+enum Step {
+    Done(Written),
+    /// A cut is still to seal what the write would change.
+    Wait,
+    /// The small file outgrows memory.
+    Spill(Arc<Vec<u8>>),
+    /// Bytes go to this offset of the data file of this generation.
+    File(u64, u64),
+}
+
+impl Shared {
+    /// See [`Cache::write`](crate::Cache::write).
+    pub(crate) async fn write<F>(
+        self: &Arc<Self>,
+        inode: InodeId,
+        position: Position,
+        data: &[u8],
+        update: F,
+    ) -> Result<Written, Error>
+    where
+        F: FnOnce(&mut Attributes) + Send,
+    {
+        self.admit_write(data.len() as u64).await?;
+        let mut update = Some(update);
+        let mut progress = self.progress.subscribe();
+        loop {
+            // Small files need nothing but the lock.
+            if let Step::Done(written) = self.begin(inode, position, data, &mut update)? {
+                return Ok(written);
+            }
+            let gate = self.gate.read().await;
+            let guard = self.guard(inode)?;
+            let held = guard.lock().await;
+            match self.begin(inode, position, data, &mut update)? {
+                Step::Done(written) => return Ok(written),
+                Step::Wait => {
+                    drop((held, gate));
+                    self.wait_for_seal(&mut progress).await?;
+                }
+                Step::Spill(bytes) => self.spill(inode, &bytes)?,
+                Step::File(generation, offset) => {
+                    let written = self.store.write_data(inode, generation, offset, data);
+                    let written =
+                        written.and_then(|()| self.commit_file(inode, generation, offset, position, data, &mut update));
+                    match written {
+                        Ok(Some(written)) => return Ok(written),
+                        Ok(None) => {}
+                        Err(error) => {
+                            self.distrust(inode, offset..offset + data.len() as u64);
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room for new bytes: slows writers near the limit and holds them at it.
+    async fn admit_write(&self, length: u64) -> Result<(), Error> {
+        if self.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let limit = self.options.dirty_limit;
+        let (pending, blocked) = {
+            let state = self.state.lock();
+            (state.pending_bytes(), state.pipeline.blocked.clone())
+        };
+        match blocked {
+            Some(strewn_engine::bucket::Error::Quota(message)) => return Err(Error::Quota(message)),
+            Some(strewn_engine::bucket::Error::Forbidden(_)) => return Err(Error::ReadOnly),
+            _ => {}
+        }
+        let slow_from = limit / 100 * SLOW_ABOVE;
+        if pending > slow_from {
+            let share = (pending - slow_from).min(limit - slow_from) as f64 / (limit - slow_from).max(1) as f64;
+            tokio::time::sleep(SLOWEST.mul_f64(share)).await;
+        }
+        let full = |state: &State| {
+            state.pending_bytes().saturating_add(length) > limit.max(length)
+                || state.tree.dirty_bytes >= cut::MOST_BYTES
+                || state.tree.pending_operations() >= cut::MOST_OPERATIONS
+        };
+        self.wait_while(full, "the limit of bytes that wait for the network").await?;
+        Ok(self.journal.admit().await?)
+    }
+
+    /// After a write that failed half-way: clean bytes there may not be the network's any more.
+    fn distrust(&self, inode: InodeId, range: std::ops::Range<u64>) {
+        if let Some(content) = self.state.lock().tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()) {
+            content.distrust(range);
+        }
+    }
+
+    fn guard(&self, inode: InodeId) -> Result<Arc<tokio::sync::Mutex<()>>, Error> {
+        let state = self.state.lock();
+        let content = state.tree.node(inode).ok_or(Error::Stale)?.content.as_deref();
+        Ok(content.ok_or(Error::Errno(EINVAL))?.guard.clone())
+    }
+
+    async fn wait_for_seal(&self, progress: &mut tokio::sync::watch::Receiver<u64>) -> Result<(), Error> {
+        let moved = tokio::time::timeout(self.options.deadline, progress.changed()).await;
+        match moved {
+            Ok(Ok(())) if !*self.closing.borrow() => Ok(()),
+            Ok(_) => Err(Error::Closed),
+            Err(_) => Err(Error::NoSpace(String::from("sealing does not go on"))),
+        }
+    }
+
+    /// Finds out where bytes go; writes them at once if the file is small.
+    fn begin<F>(&self, inode: InodeId, position: Position, data: &[u8], update: &mut Option<F>) -> Result<Step, Error>
+    where
+        F: FnOnce(&mut Attributes) + Send,
+    {
+        let mut state = self.state.lock();
+        let node = state.tree.node(inode).ok_or(Error::Stale)?;
+        let content = node.content.as_deref().ok_or(Error::Errno(EINVAL))?;
+        let size = node.attributes.size;
+        let offset = match position {
+            Position::At(offset) => offset,
+            Position::End => size,
+        };
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_OFFSET);
+        let end = end.ok_or_else(|| Error::TooLarge(format!("{} bytes at {offset}", data.len())))?;
+        if data.is_empty() {
+            return Ok(Step::Done(Written { offset, size }));
+        }
+        let generation = content.generation;
+        match &content.backing {
+            Backing::File if content.sealing(&(offset..end)) => Ok(Step::Wait),
+            Backing::File => Ok(Step::File(generation, offset)),
+            Backing::Memory(bytes) if end > MAX_MEMORY || size > MAX_MEMORY => Ok(Step::Spill(bytes.clone())),
+            Backing::Memory(_) => {
+                self.record_write(&mut state, inode, generation, offset, data, true, update)?;
+                state.tree.write_memory(inode, offset, data);
+                Ok(Step::Done(Written { offset, size: size.max(end) }))
+            }
+        }
+    }
+
+    /// Moves a small file into a data file. Its dirty bytes stay in the journal too, so nothing has to be synced for it. The
+    /// content's guard is held.
+    pub(crate) fn spill(&self, inode: InodeId, bytes: &Arc<Vec<u8>>) -> Result<(), Error> {
+        let present: Vec<_> = {
+            let state = self.state.lock();
+            let content = state.tree.node(inode).and_then(|node| node.content.as_deref()).ok_or(Error::Stale)?;
+            content.present.iter().cloned().collect()
+        };
+        let generation = self.store.fresh_data(inode)?;
+        for range in present {
+            if let Some(part) = bytes.get(range.start as usize..range.end as usize) {
+                self.store.write_data(inode, generation, range.start, part)?;
+            }
+        }
+        if !self.state.lock().tree.spilled(inode, generation, bytes) {
+            // Written to meanwhile: the caller looks again.
+            self.store.remove_data(inode, generation);
+        }
+        Ok(())
+    }
+
+    /// Journals a write whose bytes are in the data file. `None` if the file started anew meanwhile, or its end moved.
+    fn commit_file<F>(
+        &self,
+        inode: InodeId,
+        generation: u64,
+        offset: u64,
+        position: Position,
+        data: &[u8],
+        update: &mut Option<F>,
+    ) -> Result<Option<Written>, Error>
+    where
+        F: FnOnce(&mut Attributes) + Send,
+    {
+        let mut state = self.state.lock();
+        let node = state.tree.node(inode).ok_or(Error::Stale)?;
+        let content = node.content.as_deref().ok_or(Error::Stale)?;
+        let moved = position == Position::End && node.attributes.size != offset;
+        if content.generation != generation || moved {
+            return Ok(None);
+        }
+        let size = node.attributes.size.max(offset + data.len() as u64);
+        let inline = data.len() <= MAX_INLINE_RECORD;
+        self.record_write(&mut state, inode, generation, offset, data, inline, update)?;
+        if !inline {
+            state.unsynced.insert(inode);
+        }
+        Ok(Some(Written { offset, size }))
+    }
+
+    /// Journals a write and applies it.
+    #[allow(clippy::too_many_arguments)] // what a write is made of
+    fn record_write<F>(
+        &self,
+        state: &mut State,
+        inode: InodeId,
+        generation: u64,
+        offset: u64,
+        data: &[u8],
+        inline: bool,
+        update: &mut Option<F>,
+    ) -> Result<(), Error>
+    where
+        F: FnOnce(&mut Attributes) + Send,
+    {
+        let before = &state.tree.node(inode).ok_or(Error::Stale)?.attributes;
+        let mut now = before.clone();
+        now.size = now.size.max(offset + data.len() as u64);
+        if let Some(update) = update.take() {
+            update(&mut now);
+        }
+        now.check().map_err(|_| Error::Errno(EINVAL))?;
+        let write = Write {
+            inode,
+            generation,
+            offset,
+            length: data.len() as u64,
+            mode: now.mode,
+            times: now.times(),
+            data: inline.then(|| Bytes::copy_from_slice(data)),
+        };
+        let mut as_written = before.clone();
+        (as_written.mode, as_written.size) = (now.mode, now.size);
+        as_written.set_times(&write.times);
+        // More than a write usually changes (capabilities dropped) goes along as attributes.
+        let more = attribute_change(inode, now, &as_written, false);
+        let mutations: Vec<Mutation> = std::iter::once(Mutation::Write(write)).chain(more).collect();
+        let mutations = state.tree.with_adoptions(mutations);
+        let (first, full) = (state.tree.pending_operations() == 0, self.is_due_by_size(state));
+        state.record(&self.journal, &mutations)?;
+        state.tree.touch(inode);
+        if state.tree.dirty_ranges(inode) >= cut::FULL_RANGES {
+            state.pipeline.hurry += 1;
+            self.bump();
+        }
+        if first || (!full && self.is_due_by_size(state)) {
+            self.bump();
+        }
+        Ok(())
+    }
+
+    /// True if enough is dirty for a cut at once.
+    pub(crate) fn is_due_by_size(&self, state: &State) -> bool {
+        state.tree.dirty_bytes >= self.options.cut_bytes || state.tree.pending_operations() >= cut::FULL_OPERATIONS
+    }
+}
+
+const EINVAL: i32 = 22;

@@ -1,0 +1,225 @@
+//! Making the batch of a sealed cut: extents and tags renewed, names, keys and records sealed.
+
+use super::freeze::{FrozenCut, FrozenInode, FrozenName};
+use super::seal::{Sealed, Segment};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use strewn_engine::bucket::{Commit, Extent, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag};
+use strewn_engine::content::{WINDOW, extent, window};
+use strewn_engine::ids::{CommitId, InodeId, MountId};
+use strewn_engine::keys::{DirectoryKeys, InodeKeys};
+use strewn_engine::record::Record;
+use strewn_engine::secret::Key;
+
+/// The network's extents of a file before a cut: all tags, and the extents of the windows that the cut touches.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Base {
+    pub(crate) tags: BTreeMap<u64, WindowTag>,
+    pub(crate) windows: BTreeMap<u64, Vec<Extent>>,
+}
+
+/// The extents of a file after a cut.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewed {
+    pub(crate) inode: InodeId,
+    pub(crate) tags: BTreeMap<u64, WindowTag>,
+    /// The touched windows.
+    pub(crate) windows: BTreeMap<u64, Vec<Extent>>,
+    /// Hash over the tags.
+    pub(crate) content: [u8; 32],
+}
+
+/// A batch that is ready to be sent, as it is kept on disk.
+///
+/// ```text
+/// version = 1 (1) | postcard of Queued
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Queued {
+    /// The cut it is of.
+    pub(crate) cut: u64,
+    /// The batch.
+    pub(crate) commit: Commit,
+    /// The segments it needs.
+    pub(crate) segments: Vec<Segment>,
+    /// Bytes of data in it.
+    pub(crate) bytes: u64,
+}
+
+const VERSION: u8 = 1;
+
+impl Queued {
+    /// The stored form.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![VERSION]).expect("plain structs encode")
+    }
+
+    /// Reads the stored form.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let Some((&VERSION, body)) = bytes.split_first() else { return Err(String::from("unknown version")) };
+        let (queued, rest) = postcard::take_from_bytes(body).map_err(|error| error.to_string())?;
+        if rest.is_empty() { Ok(queued) } else { Err(String::from("trailing bytes")) }
+    }
+}
+
+/// The windows whose extents must be known before a cut of this inode can become a batch.
+pub(crate) fn touched_windows(inode: &FrozenInode) -> BTreeSet<u64> {
+    let kept = inode.attributes.size.div_ceil(WINDOW);
+    inode
+        .ranges
+        .iter()
+        .flat_map(|(range, _)| window::covering(range.start..range.end.min(kept.saturating_mul(WINDOW))))
+        .collect()
+}
+
+/// What a cut makes of a file's extents.
+pub(crate) fn renew(inode: &FrozenInode, keys: &InodeKeys, changes: &[RangeChange], base: Base) -> Renewed {
+    let size = inode.attributes.size;
+    let Base { mut tags, windows } = base;
+    // Windows beyond the end go with their extents.
+    tags.split_off(&size.div_ceil(WINDOW));
+    let mut after = BTreeMap::new();
+    for number in touched_windows(inode) {
+        let range = window::range(number);
+        let here: Vec<RangeChange> = changes.iter().filter_map(|change| clip(change, &range)).collect();
+        let old = windows.get(&number).map_or(&[][..], |extents| extents);
+        let mut new = extent::replace_ranges(old, &here);
+        extent::truncate(&mut new, size);
+        if new.is_empty() {
+            tags.remove(&number);
+        } else {
+            tags.insert(number, keys.window_tag(inode.inode, number, &new));
+        }
+        after.insert(number, new);
+    }
+    let list: Vec<_> = tags.iter().map(|(number, tag)| (*number, *tag)).collect();
+    Renewed { inode: inode.inode, tags, windows: after, content: window::content_hash(&list) }
+}
+
+/// The part of a change within one window.
+fn clip(change: &RangeChange, range: &std::ops::Range<u64>) -> Option<RangeChange> {
+    let start = change.offset.max(range.start);
+    let end = (change.offset + change.length).min(range.end);
+    (start < end).then(|| RangeChange {
+        offset: start,
+        length: end - start,
+        extents: extent::cut(&change.extents, &(start..end)),
+    })
+}
+
+/// What identifies a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stream {
+    pub(crate) id: CommitId,
+    pub(crate) mount: MountId,
+    pub(crate) number: u64,
+}
+
+/// Makes the batch. `renewed` has the files with changed content; `hashes` the content hashes of the other inodes.
+pub(crate) fn make(
+    stream: Stream,
+    frozen: &FrozenCut,
+    sealed: Sealed,
+    renewed: &HashMap<InodeId, Renewed>,
+    hashes: &HashMap<InodeId, [u8; 32]>,
+) -> Queued {
+    let mut directories = HashMap::new();
+    let names = frozen.names.iter().map(|name| set_entry(name, &mut directories));
+    let puts = frozen.inodes.iter().zip(sealed.changes).map(|(inode, changes)| {
+        let content = hashes.get(&inode.inode).copied().unwrap_or_else(|| window::content_hash(&[]));
+        put_inode(inode, changes, renewed.get(&inode.inode), content)
+    });
+    let operations = names.chain(puts).collect();
+    Queued {
+        cut: frozen.cut,
+        commit: Commit { id: stream.id, mount: stream.mount, number: stream.number, operations, runs: sealed.runs },
+        segments: sealed.segments,
+        bytes: frozen.bytes,
+    }
+}
+
+fn set_entry(name: &FrozenName, directories: &mut HashMap<InodeId, DirectoryKeys>) -> Operation {
+    let keys = directories.entry(name.directory).or_insert_with(|| DirectoryKeys::new(&name.directory_key));
+    let encrypted = keys.encrypt_name(name.directory, &name.name);
+    let target = |(child, kind, key): &(InodeId, _, Key)| Target {
+        child: *child,
+        kind: *kind,
+        key: keys.seal_child(name.directory, &encrypted, *child, *kind, key),
+    };
+    let target = name.target.as_ref().map(target);
+    Operation::SetEntry(SetEntry {
+        parent: name.directory,
+        name: encrypted,
+        expected: name.expected,
+        target,
+        time: name.time,
+    })
+}
+
+fn put_inode(inode: &FrozenInode, ranges: Vec<RangeChange>, renewed: Option<&Renewed>, content: [u8; 32]) -> Operation {
+    let attributes = &inode.attributes;
+    let version = inode.expected_version + 1;
+    let content = renewed.map_or(content, |renewed| renewed.content);
+    let record = Record { attributes: attributes.clone(), content, entries_as_of: attributes.ctime };
+    let tag = |number: &u64| (*number, renewed.and_then(|renewed| renewed.tags.get(number).copied()));
+    let windows = renewed.map(|renewed| renewed.windows.keys()).into_iter().flatten();
+    Operation::PutInode(PutInode {
+        inode: inode.inode,
+        kind: attributes.kind,
+        expected_version: inode.expected_version,
+        version,
+        size: attributes.size,
+        record: InodeKeys::new(&inode.key).seal_record(inode.inode, attributes.kind, version, &record),
+        changed: attributes.ctime,
+        ranges,
+        tags: windows.map(tag).collect(),
+    })
+}
+
+/// What queued batches make of a window as the network has it in row version `version`.
+pub(crate) fn apply_queued<'a>(
+    inode: InodeId,
+    version: u64,
+    number: u64,
+    mut extents: Vec<Extent>,
+    queue: impl Iterator<Item = &'a Queued>,
+) -> Vec<Extent> {
+    for put in puts(inode, version, queue) {
+        let range = window::range(number);
+        let here: Vec<RangeChange> = put.ranges.iter().filter_map(|change| clip(change, &range)).collect();
+        extents = extent::replace_ranges(&extents, &here);
+        extent::truncate(&mut extents, put.size);
+    }
+    extents
+}
+
+/// What queued batches make of a file's tags.
+pub(crate) fn apply_queued_tags<'a>(
+    inode: InodeId,
+    version: u64,
+    mut tags: BTreeMap<u64, WindowTag>,
+    queue: impl Iterator<Item = &'a Queued>,
+) -> BTreeMap<u64, WindowTag> {
+    for put in puts(inode, version, queue) {
+        tags.split_off(&put.size.div_ceil(WINDOW));
+        for (number, tag) in &put.tags {
+            match tag {
+                Some(tag) => tags.insert(*number, *tag),
+                None => tags.remove(number),
+            };
+        }
+    }
+    tags
+}
+
+/// Queued puts of an inode that come after row version `version`.
+fn puts<'a>(
+    inode: InodeId,
+    version: u64,
+    queue: impl Iterator<Item = &'a Queued>,
+) -> impl Iterator<Item = &'a PutInode> {
+    queue.flat_map(|queued| &queued.commit.operations).filter_map(move |operation| match operation {
+        Operation::PutInode(put) if put.inode == inode && put.version > version => Some(put),
+        _ => None,
+    })
+}

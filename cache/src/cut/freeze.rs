@@ -1,0 +1,210 @@
+//! Taking what is pending at one moment. Runs under the lock of the tree, and again when the journal is replayed.
+
+use crate::Name;
+use crate::content::map::{Backing, Fill, Frozen};
+use crate::tree::Tree;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+use strewn_engine::bucket::{Kind, MAX_INLINE, MAX_OPERATIONS, Timestamp};
+use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
+use strewn_engine::secret::Key;
+
+/// What a cut took.
+#[derive(Debug)]
+pub(crate) struct FrozenCut {
+    /// Its number: rising, never reused.
+    pub(crate) cut: u64,
+    /// Changed names.
+    pub(crate) names: Vec<FrozenName>,
+    /// Changed inodes.
+    pub(crate) inodes: Vec<FrozenInode>,
+    /// Bytes of data.
+    pub(crate) bytes: u64,
+    /// When the oldest of it was changed.
+    pub(crate) oldest: Instant,
+}
+
+/// A changed name.
+#[derive(Debug)]
+pub(crate) struct FrozenName {
+    pub(crate) directory: InodeId,
+    pub(crate) directory_key: Key,
+    pub(crate) name: Name,
+    pub(crate) expected: Option<InodeId>,
+    pub(crate) target: Option<(InodeId, Kind, Key)>,
+    pub(crate) time: Timestamp,
+}
+
+/// A changed inode.
+#[derive(Debug)]
+pub(crate) struct FrozenInode {
+    pub(crate) inode: InodeId,
+    pub(crate) key: Key,
+    pub(crate) attributes: Attributes,
+    /// Row version before; 0 for a new inode.
+    pub(crate) expected_version: u64,
+    /// Hash over the window tags before.
+    pub(crate) content_hash: [u8; 32],
+    /// Changed ranges, sorted; they may reach beyond the size.
+    pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
+    /// Where the data lies.
+    pub(crate) source: Source,
+    /// Plaintext bytes of inline runs so far, if known.
+    pub(crate) inlined: Option<u64>,
+}
+
+/// Where frozen data lies.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// These bytes, from offset 0.
+    Memory(Arc<Vec<u8>>),
+    /// The data file of this generation.
+    File(u64),
+}
+
+impl Tree {
+    /// Takes what is pending as cut `cut`; all of it, unless it is more than a batch can hold (after a crash between cuts).
+    /// `None` if nothing is pending.
+    pub(crate) fn freeze(&mut self, cut: u64) -> Option<FrozenCut> {
+        let (orders, inodes) = self.choose();
+        if orders.is_empty() && inodes.is_empty() {
+            return None;
+        }
+        let oldest = self.oldest.unwrap_or_else(Instant::now);
+        let names: Vec<FrozenName> = orders.iter().filter_map(|order| self.freeze_name(cut, *order)).collect();
+        let inodes: Vec<FrozenInode> = inodes.iter().filter_map(|inode| self.freeze_inode(cut, *inode)).collect();
+        for name in &names {
+            self.drop_if_gone(name.directory);
+        }
+        if self.pending_operations() == 0 {
+            (self.oldest, self.newest) = (None, None);
+        }
+        let data =
+            |inode: &FrozenInode| inode.ranges.iter().filter(|(_, fill)| *fill == Fill::Data).map(length).sum::<u64>();
+        let bytes = inodes.iter().map(data).sum();
+        Some(FrozenCut { cut, names, inodes, bytes, oldest })
+    }
+
+    /// The changes that go into the next cut: by order of becoming different, whole inodes with all their names.
+    fn choose(&self) -> (Vec<u64>, Vec<InodeId>) {
+        if self.pending_operations() <= MAX_OPERATIONS {
+            return (self.changed_names.keys().copied().collect(), self.changed_inodes.values().copied().collect());
+        }
+        self.choose_oldest()
+    }
+
+    /// Changes of one inode (a move is two names) never come apart, and older changes go first, so parents before children and
+    /// removals before their directory's.
+    fn choose_oldest(&self) -> (Vec<u64>, Vec<InodeId>) {
+        let mut names_of: HashMap<InodeId, Vec<u64>> = HashMap::new();
+        for (order, (directory, name)) in &self.changed_names {
+            for inode in self.ends_of(*directory, name) {
+                names_of.entry(inode).or_default().push(*order);
+            }
+        }
+        let (mut orders, mut inodes) = (HashSet::new(), HashSet::new());
+        let mut queue: Vec<InodeId> = Vec::new();
+        for (order, (directory, name)) in &self.changed_names {
+            if orders.len() + inodes.len() >= MAX_OPERATIONS / 2 {
+                break;
+            }
+            orders.insert(*order);
+            queue.extend(self.ends_of(*directory, name));
+            while let Some(inode) = queue.pop() {
+                if self.node(inode).is_some_and(|node| node.dirty.is_some()) && !inodes.insert(inode) {
+                    continue;
+                }
+                for order in names_of.remove(&inode).into_iter().flatten() {
+                    orders.insert(order);
+                    let (directory, name) = &self.changed_names[&order];
+                    queue.extend(self.ends_of(*directory, name));
+                }
+            }
+        }
+        if orders.is_empty() {
+            inodes.extend(self.changed_inodes.values().take(MAX_OPERATIONS / 2));
+        }
+        let mut orders: Vec<u64> = orders.into_iter().collect();
+        orders.sort_unstable();
+        let mut inodes: Vec<InodeId> = inodes.into_iter().collect();
+        inodes.sort_unstable_by_key(|inode| self.node(*inode).and_then(|node| node.dirty));
+        (orders, inodes)
+    }
+
+    /// What a changed name names here and will name on the network.
+    fn ends_of(&self, directory: InodeId, name: &Name) -> impl Iterator<Item = InodeId> + use<> {
+        let slot = self.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
+        let child = slot.and_then(|slot| slot.child).map(|(inode, _)| inode);
+        let base = slot.and_then(|slot| slot.base).and_then(|(base, _)| base);
+        child.into_iter().chain(base)
+    }
+
+    fn freeze_name(&mut self, cut: u64, order: u64) -> Option<FrozenName> {
+        let (directory, name) = self.changed_names.get(&order).cloned()?;
+        let node = self.node(directory)?;
+        let (directory_key, time) = (node.key.clone(), node.attributes.ctime);
+        let slot = node.directory.as_deref()?.slot(&name)?;
+        let (expected, child) = (slot.base?.0, slot.child);
+        let target = child.and_then(|(inode, kind)| Some((inode, kind, self.node(inode)?.key.clone())));
+        self.set_base(directory, &name, child.map(|(inode, _)| inode));
+        if let Ok(entries) = self.entries_mut(directory)
+            && let Some(slot) = entries.slot_mut(&name)
+        {
+            slot.cut = cut;
+        }
+        self.in_cut(cut).names.push((directory, name.clone()));
+        Some(FrozenName { directory, directory_key, name, expected, target, time })
+    }
+
+    fn freeze_inode(&mut self, cut: u64, inode: InodeId) -> Option<FrozenInode> {
+        self.mark_clean(inode);
+        let node = self.node_mut(inode)?;
+        let expected_version = node.version;
+        node.version += 1;
+        node.cut = cut;
+        let (key, attributes) = (node.key.clone(), node.attributes.clone());
+        let mut frozen = FrozenInode {
+            inode,
+            key,
+            attributes,
+            expected_version,
+            content_hash: node.content_hash,
+            ranges: Arc::default(),
+            source: Source::Memory(Arc::default()),
+            inlined: None,
+        };
+        let mut dirty = 0;
+        if let Some(content) = node.content.as_deref_mut()
+            && !content.dirty.is_empty()
+        {
+            dirty = content.dirty_bytes();
+            let ranges = std::mem::take(&mut content.dirty);
+            frozen.ranges = Arc::new(ranges.into_iter().collect());
+            frozen.inlined = content.inlined;
+            content.inlined = content.inlined.map(|bytes| bytes + inline_bytes(&frozen.ranges));
+            frozen.source = match &content.backing {
+                Backing::Memory(bytes) => Source::Memory(bytes.clone()),
+                Backing::File => Source::File(content.generation),
+            };
+            let sealed = matches!(frozen.source, Source::Memory(_));
+            content.frozen.push(Frozen { cut, ranges: frozen.ranges.clone(), sealed });
+        }
+        self.dirty_bytes -= dirty;
+        self.in_cut(cut).inodes.push(inode);
+        Some(frozen)
+    }
+}
+
+/// Most that sealing these ranges can add inline.
+fn inline_bytes(ranges: &[(Range<u64>, Fill)]) -> u64 {
+    let small =
+        |(range, fill): &&(Range<u64>, Fill)| *fill == Fill::Data && range.end - range.start <= MAX_INLINE as u64;
+    ranges.iter().filter(small).map(length).sum()
+}
+
+fn length((range, _): &(Range<u64>, Fill)) -> u64 {
+    range.end - range.start
+}

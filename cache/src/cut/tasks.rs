@@ -1,0 +1,309 @@
+//! The tasks that carry cuts from pending to queued: one takes them, one seals them, one makes batches.
+
+use super::batch::{self, Base, Queued, Renewed, Stream};
+use super::freeze::FrozenCut;
+use super::seal::{self, draw};
+use super::{ENOUGH_UNSENT, MOST_BYTES, MOST_UNSENT};
+use crate::Error;
+use crate::content::read::blocking;
+use crate::record::Mutation;
+use crate::shared::{Shared, State};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strewn_engine::ids::{CommitId, InodeId};
+use strewn_engine::keys::InodeKeys;
+use tokio::sync::watch;
+
+/// First and longest pause between attempts that failed.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Grows from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`].
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self(FIRST_PAUSE)
+    }
+
+    /// Waits; ends early when the cache is closed or a drain begins.
+    pub(crate) async fn pause(&mut self, shared: &Shared) {
+        let mut progress = shared.progress.subscribe();
+        let hurry = shared.state.lock().pipeline.hurry;
+        let hurried = async {
+            while progress.changed().await.is_ok() {
+                if *shared.closing.borrow() || shared.state.lock().pipeline.hurry > hurry {
+                    break;
+                }
+            }
+        };
+        // Whether time or news ended it makes no difference.
+        let _ended = tokio::time::timeout(self.0, hurried).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Takes cuts when they are due.
+pub(crate) async fn take_cuts(shared: Arc<Shared>) {
+    let mut progress = shared.progress.subscribe();
+    while !*shared.closing.borrow() {
+        let due = {
+            let state = shared.state.lock();
+            shared.due(&state)
+        };
+        match due {
+            Some(at) if at <= Instant::now() => match shared.freeze().await {
+                Ok(_) => {}
+                Err(error) => {
+                    shared.note_error(error);
+                    Backoff::new().pause(&shared).await;
+                }
+            },
+            Some(at) => {
+                // News or time, both mean: look again.
+                let _ended = tokio::time::timeout_at(at.into(), progress.changed()).await;
+            }
+            None => {
+                if progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// When the next cut is due; `None` if nothing is pending, or enough is on its way already.
+    fn due(&self, state: &State) -> Option<Instant> {
+        let tree = &state.tree;
+        let (oldest, newest) = (tree.oldest?, tree.newest?);
+        if tree.pending_operations() == 0 || state.pipeline.unsent() >= MOST_UNSENT {
+            return None;
+        }
+        let forced = tree.pending_operations() >= super::FULL_OPERATIONS || tree.dirty_bytes >= MOST_BYTES / 2;
+        if forced || state.pipeline.hurry > 0 {
+            return Some(oldest);
+        }
+        if state.pipeline.unsent() >= ENOUGH_UNSENT {
+            return None;
+        }
+        if self.is_due_by_size(state) {
+            return Some(oldest);
+        }
+        Some((newest + self.options.cut_idle).min(oldest + self.options.cut_age))
+    }
+
+    /// Takes what is pending as a cut. Gives its number, if anything was.
+    pub(crate) async fn freeze(&self) -> Result<Option<u64>, Error> {
+        let _alone = self.gate.write().await;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.tree.pending_operations() == 0 {
+            return Ok(None);
+        }
+        let cut = state.pipeline.next_cut;
+        state.append(&self.journal, &[Mutation::Freeze { cut }])?;
+        state.pipeline.next_cut += 1;
+        let Some(frozen) = state.tree.freeze(cut) else { return Ok(None) };
+        state.pipeline.ages.push_back((cut, frozen.oldest));
+        state.pipeline.frozen.push_back(Arc::new(frozen));
+        if state.tree.pending_operations() == 0 {
+            state.pipeline.hurry = 0;
+        }
+        self.bump();
+        Ok(Some(cut))
+    }
+
+    pub(crate) fn note_error(&self, error: Error) {
+        tracing::warn!("{error}");
+        self.state.lock().pipeline.last_error = Some(error);
+    }
+}
+
+/// Seals cuts in order.
+pub(crate) async fn seal_cuts(shared: Arc<Shared>) {
+    let mut progress = shared.progress.subscribe();
+    let mut backoff = Backoff::new();
+    while !*shared.closing.borrow() {
+        let next = {
+            let state = shared.state.lock();
+            state.pipeline.frozen.front().map(|frozen| (frozen.clone(), state.pipeline.epoch))
+        };
+        let Some((frozen, epoch)) = next else {
+            if progress.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        match shared.seal(frozen, epoch).await {
+            Ok(()) => backoff = Backoff::new(),
+            Err(error) => {
+                shared.note_error(error);
+                backoff.pause(&shared).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn seal(self: &Arc<Self>, frozen: Arc<FrozenCut>, epoch: u64) -> Result<(), Error> {
+        let (shared, cut) = (self.clone(), frozen.clone());
+        let sealed = blocking(move || seal::seal(&shared.store, shared.bucket.settings(), &cut)).await?;
+        let mut state = self.state.lock();
+        if state.pipeline.epoch != epoch {
+            drop(state);
+            sealed.segments.iter().for_each(|segment| self.store.remove_segment(segment.id));
+            return Ok(());
+        }
+        state.pipeline.frozen.pop_front();
+        for inode in &frozen.inodes {
+            state.tree.note_sealed(inode.inode, frozen.cut);
+        }
+        state.pipeline.drafts.push_back((frozen, sealed));
+        drop(state);
+        self.bump();
+        Ok(())
+    }
+}
+
+/// Makes batches in order.
+pub(crate) async fn make_batches(shared: Arc<Shared>) {
+    let mut progress = shared.progress.subscribe();
+    let mut backoff = Backoff::new();
+    while !*shared.closing.borrow() {
+        let next = {
+            let state = shared.state.lock();
+            state.pipeline.drafts.front().map(|(frozen, _)| (frozen.clone(), state.pipeline.epoch))
+        };
+        let Some((frozen, epoch)) = next else {
+            if !wait(&mut progress).await {
+                return;
+            }
+            continue;
+        };
+        match shared.batch(&frozen, epoch).await {
+            Ok(()) => backoff = Backoff::new(),
+            Err(error) => {
+                shared.note_error(error);
+                backoff.pause(&shared).await;
+            }
+        }
+    }
+}
+
+async fn wait(progress: &mut watch::Receiver<u64>) -> bool {
+    progress.changed().await.is_ok()
+}
+
+impl Shared {
+    /// Makes the batch of the oldest draft and puts it into the queue.
+    async fn batch(self: &Arc<Self>, frozen: &Arc<FrozenCut>, epoch: u64) -> Result<(), Error> {
+        let bases = self.bases(frozen).await?;
+        let taken = {
+            let mut state = self.state.lock();
+            if state.pipeline.epoch != epoch {
+                return Ok(());
+            }
+            let Some((_, sealed)) = state.pipeline.drafts.pop_front() else { return Ok(()) };
+            let hashes = frozen.inodes.iter().map(|inode| {
+                // What batches made since it was frozen say is newer.
+                let hash = state.pipeline.hashes.get(&inode.inode).copied();
+                (inode.inode, hash.unwrap_or(inode.content_hash))
+            });
+            let hashes: HashMap<InodeId, [u8; 32]> = hashes.collect();
+            let stream = Stream {
+                id: CommitId::from_bytes(draw()?),
+                mount: state.pipeline.mount,
+                number: state.pipeline.number + 1,
+            };
+            (sealed, hashes, stream)
+        };
+        let (sealed, hashes, stream) = taken;
+        let backup = sealed.clone();
+        let (shared, cut) = (self.clone(), frozen.clone());
+        let made = blocking(move || {
+            let (queued, renewed) = make(&cut, sealed, bases, &hashes, stream);
+            let bytes = queued.encode();
+            shared.store.put_cut(queued.cut, &bytes)?;
+            Ok((queued, renewed))
+        })
+        .await;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.pipeline.epoch != epoch {
+            backup.segments.iter().for_each(|segment| self.store.remove_segment(segment.id));
+            return Ok(());
+        }
+        let journaled = made.and_then(|made| {
+            let (number, hashes) =
+                (made.0.commit.number, made.1.values().map(|new| (new.inode, new.content)).collect());
+            state.append(&self.journal, &[Mutation::Cut { cut: frozen.cut, number, hashes }])?;
+            Ok(made)
+        });
+        let (queued, renewed) = match journaled {
+            Ok(made) => made,
+            Err(error) => {
+                state.pipeline.drafts.push_front((frozen.clone(), backup));
+                return Err(error);
+            }
+        };
+        for renewed in renewed.values() {
+            state.pipeline.hashes.insert(renewed.inode, renewed.content);
+            state.tree.take_batch(frozen.cut, renewed);
+        }
+        state.pipeline.number = queued.commit.number;
+        state.pipeline.enqueue(Arc::new(queued));
+        self.bump();
+        Ok(())
+    }
+
+    /// Extents of the files whose content the cut changes, as they are before it.
+    async fn bases(self: &Arc<Self>, frozen: &FrozenCut) -> Result<HashMap<InodeId, Base>, Error> {
+        let mut bases = HashMap::new();
+        for inode in frozen.inodes.iter().filter(|inode| !inode.ranges.is_empty()) {
+            let windows = batch::touched_windows(inode);
+            let base = match inode.expected_version {
+                0 => Base::default(),
+                _ => match self.known_base(inode.inode, &windows) {
+                    Some(base) => base,
+                    None => self.load_extents(inode.inode, &inode.key, &windows).await?,
+                },
+            };
+            bases.insert(inode.inode, base);
+        }
+        Ok(bases)
+    }
+
+    /// The extents of these windows if all of them are in memory.
+    fn known_base(&self, inode: InodeId, windows: &BTreeSet<u64>) -> Option<Base> {
+        let state = self.state.lock();
+        let content = state.tree.node(inode)?.content.as_deref()?;
+        let tags = content.tags.clone()?;
+        let mut known = Base { tags, windows: Default::default() };
+        for number in windows {
+            let extents = match content.windows.get(number) {
+                Some(window) => window.extents.clone(),
+                None if known.tags.contains_key(number) => return None,
+                None => Vec::new(),
+            };
+            known.windows.insert(*number, extents);
+        }
+        Some(known)
+    }
+}
+
+fn make(
+    frozen: &FrozenCut,
+    sealed: seal::Sealed,
+    mut bases: HashMap<InodeId, Base>,
+    hashes: &HashMap<InodeId, [u8; 32]>,
+    stream: Stream,
+) -> (Queued, HashMap<InodeId, Renewed>) {
+    let renewed = frozen.inodes.iter().zip(&sealed.changes).filter_map(|(inode, changes)| {
+        let base = bases.remove(&inode.inode)?;
+        Some((inode.inode, batch::renew(inode, &InodeKeys::new(&inode.key), changes, base)))
+    });
+    let renewed: HashMap<InodeId, Renewed> = renewed.collect();
+    (batch::make(stream, frozen, sealed, &renewed, hashes), renewed)
+}

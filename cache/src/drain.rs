@@ -1,0 +1,140 @@
+//! Draining, and telling how it is going.
+
+use crate::record::Mutation;
+use crate::shared::{Shared, State};
+use crate::{Error, Root, Status};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use strewn_engine::ids::InodeId;
+
+impl Shared {
+    /// See [`Cache::drain`](crate::Cache::drain).
+    pub(crate) async fn drain<F: FnMut(&Status) + Send>(
+        self: &Arc<Self>,
+        mut show: F,
+        every: Duration,
+    ) -> Result<(), Error> {
+        let mut progress = self.progress.subscribe();
+        let mut last = self.freeze_all().await?;
+        let mut moved = Instant::now();
+        let mut before = self.standing();
+        loop {
+            show(&self.status());
+            let (standing, blocked) = (self.standing(), self.state.lock().pipeline.blocked.clone());
+            if standing.0 >= last && self.state.lock().pipeline.unsent_through(last) == 0 {
+                // What a refusal took apart is pending again.
+                match self.state.lock().pipeline.taken_apart {
+                    true => {}
+                    false => return Ok(()),
+                }
+                last = self.freeze_all().await?;
+            }
+            if standing != before {
+                (before, moved) = (standing, Instant::now());
+            }
+            if blocked.is_some() || moved.elapsed() >= self.options.deadline {
+                return Err(self.pending_error());
+            }
+            if *self.closing.borrow() {
+                return Err(Error::Closed);
+            }
+            // Time or news: look again.
+            let _ended = tokio::time::timeout(every, progress.changed()).await;
+        }
+    }
+
+    /// Takes everything that is pending. Gives the newest cut.
+    async fn freeze_all(self: &Arc<Self>) -> Result<u64, Error> {
+        self.state.lock().pipeline.taken_apart = false;
+        self.state.lock().pipeline.hurry += 1;
+        self.bump();
+        while self.freeze().await?.is_some() {}
+        let mut state = self.state.lock();
+        state.pipeline.hurry = 0;
+        Ok(state.pipeline.next_cut - 1)
+    }
+
+    /// What has to move for a drain to make progress: the newest committed cut, and bytes uploaded.
+    fn standing(&self) -> (u64, usize, usize) {
+        let state = self.state.lock();
+        (state.pipeline.committed, state.pipeline.frozen.len(), state.pipeline.drafts.len())
+    }
+
+    fn pending_error(&self) -> Error {
+        let status = self.status();
+        Error::Pending(format!(
+            "{} files, {} bytes and {} other changes wait ({})",
+            status.pending_files,
+            status.pending_bytes,
+            status.pending_operations,
+            if status.last_error.is_empty() { "no progress" } else { &status.last_error }
+        ))
+    }
+
+    /// See [`Cache::status`](crate::Cache::status).
+    pub(crate) fn status(&self) -> Status {
+        let state = self.state.lock();
+        let (files, operations) = pending(&state);
+        let oldest = state.pipeline.ages.front().map(|(_, since)| *since).or(state.tree.oldest);
+        let counter = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Status {
+            pending_files: files,
+            pending_bytes: state.pending_bytes(),
+            pending_operations: operations,
+            queued_cuts: state.pipeline.unsent() as u64,
+            oldest_seconds: oldest.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+            uploaded_bytes: counter(&self.counters.uploaded_bytes),
+            upload_rate: if state.pipeline.unsent() == 0 { 0.0 } else { state.pipeline.rate },
+            fetched_bytes: counter(&self.counters.fetched_bytes),
+            reachable: state.pipeline.reachable,
+            last_error: state.pipeline.last_error.as_ref().map(ToString::to_string).unwrap_or_default(),
+            unauthentic: counter(&self.counters.unauthentic),
+            conflicts: counter(&self.counters.conflicts),
+            cache_bytes: counter(&self.counters.disk_bytes),
+            cache_budget: self.options.budget,
+            known_inodes: state.tree.len() as u64,
+            read_only: self.options.read_only,
+        }
+    }
+
+    /// What went wrong with an upload of a file; told once.
+    pub(crate) fn take_failure(&self, inode: InodeId) -> Result<(), Error> {
+        let failed = self.state.lock().tree.node_mut(inode).and_then(|node| node.failed.take());
+        failed.map_or(Ok(()), |message| Err(Error::Pending(message)))
+    }
+
+    /// Makes sure that the root is known: from the journal, else from the network.
+    pub(crate) async fn know_root(&self, root: &Root) -> Result<(), Error> {
+        if let Some(known) = self.state.lock().tree.node(root.inode).map(|node| node.key == root.key) {
+            return match known {
+                true => Ok(()),
+                false => Err(Error::Corrupt(String::from("the root directory does not open with this key"))),
+            };
+        }
+        self.load_root(root).await?;
+        let mut state = self.state.lock();
+        let Some(adopt) = state.tree.node(root.inode).map(|node| node.adopt(root.inode)) else {
+            return Err(Error::Corrupt(String::from("the root directory is gone")));
+        };
+        state.record(&self.journal, &[Mutation::Adopt(Box::new(adopt))])?;
+        Ok(())
+    }
+}
+
+/// Files and operations that the network does not have.
+fn pending(state: &State) -> (u64, u64) {
+    let queued: usize = state.pipeline.queued.iter().map(|queued| queued.commit.operations.len()).sum();
+    let taken = state.pipeline.frozen.iter().chain(state.pipeline.drafts.iter().map(|(cut, _)| cut));
+    let (mut files, mut operations) = (state.tree.changed_inodes.len(), state.tree.pending_operations() + queued);
+    for cut in taken {
+        files += cut.inodes.len();
+        operations += cut.names.len() + cut.inodes.len();
+    }
+    let puts = |queued: &crate::cut::batch::Queued| {
+        let put = |operation: &&_| matches!(operation, strewn_engine::bucket::Operation::PutInode(_));
+        queued.commit.operations.iter().filter(put).count()
+    };
+    files += state.pipeline.queued.iter().map(|queued| puts(queued)).sum::<usize>();
+    (files as u64, operations as u64)
+}

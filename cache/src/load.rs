@@ -1,0 +1,300 @@
+//! Bringing in what the network knows: rows of names and inodes, opened and proven, and extents of files.
+//!
+//! What does not authenticate is left out and counted. "Unreachable" is an error, never "absent".
+
+use crate::cut::batch::{self, Base};
+use crate::record::{Adopt, SecretBytes};
+use crate::shared::Shared;
+use crate::tree::{Loaded, Missing, Node};
+use crate::{Error, Invalidation, Name, Root};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use strewn_engine::bucket::{self, Entry, Extents, Inode, Kind, MAX_PAGE, Timestamp};
+use strewn_engine::content::{WINDOW, extent, window};
+use strewn_engine::ids::InodeId;
+use strewn_engine::keys::{DirectoryKeys, InodeKeys};
+use strewn_engine::record::Record;
+use strewn_engine::secret::Key;
+use tokio::sync::watch;
+
+/// Attempts at loading what changes meanwhile.
+const MOST_ATTEMPTS: usize = 50;
+
+/// Names asked for side by side.
+const PARALLEL_NAMES: usize = 16;
+
+impl Shared {
+    /// Loads what a transaction missed; loads of the same thing are asked for once.
+    pub(crate) async fn load(self: &Arc<Self>, missing: Missing) -> Result<(), Error> {
+        let leader = {
+            let mut loading = self.loading.lock();
+            match loading.get(&missing) {
+                Some(follow) => Err(follow.clone()),
+                None => {
+                    let (done, follow) = watch::channel(());
+                    loading.insert(missing.clone(), follow);
+                    Ok(Leader { shared: self.clone(), missing: missing.clone(), _done: done })
+                }
+            }
+        };
+        match leader {
+            Ok(_leader) => self.load_now(&missing).await,
+            Err(mut follow) => {
+                // Ends when the leader is done, however that went: then the closure runs anew.
+                let _ended = follow.changed().await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn load_now(&self, missing: &Missing) -> Result<(), Error> {
+        let ticket = Ticket::new(self);
+        match missing {
+            Missing::Entries(directory, names) => self.load_names(&ticket, *directory, names).await,
+            Missing::Listing(directory) => self.load_listing(&ticket, *directory).await,
+        }
+    }
+
+    async fn load_names(&self, ticket: &Ticket<'_>, directory: InodeId, names: &[Name]) -> Result<(), Error> {
+        let keys = &self.directory_keys(directory)?;
+        let load = |name: &Name| {
+            let name = name.clone();
+            async move {
+                let encrypted = keys.encrypt_name(directory, &name);
+                let found = self.ask(self.bucket.entry(directory, &encrypted)).await?;
+                let child = match found {
+                    // A row that was asked for by name has to be proven: what does not open must not read as absent.
+                    Some((entry, _)) if entry.parent != directory || entry.name != encrypted => {
+                        return Err(Error::Corrupt(format!("another entry was sent for {name:?}")));
+                    }
+                    Some((entry, row)) => Some(self.open_row(keys, &entry, &row).inspect_err(|error| {
+                        self.note_unauthentic(&format!("{name:?}: {error}"));
+                    })?),
+                    None => None,
+                };
+                Ok::<_, Error>(Loaded { name, child })
+            }
+        };
+        let loaded: Vec<Loaded> =
+            stream::iter(names.iter().map(load)).buffer_unordered(PARALLEL_NAMES).try_collect().await?;
+        let mut state = self.state.lock();
+        for loaded in &loaded {
+            state.tree.insert_entry(directory, loaded);
+        }
+        drop(state);
+        ticket.end();
+        Ok(())
+    }
+
+    async fn load_listing(&self, ticket: &Ticket<'_>, directory: InodeId) -> Result<(), Error> {
+        let keys = self.directory_keys(directory)?;
+        let mut seen = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let page = match self.ask(self.bucket.entries(directory, after.as_ref(), MAX_PAGE)).await {
+                // The directory is only here so far: what is known of it is all there is.
+                Err(bucket::Error::NotFound(_)) if self.is_unsent(directory) => break,
+                other => other?,
+            };
+            after = page.entries.last().map(|(entry, _)| entry.name.clone());
+            let opened: Vec<Loaded> =
+                page.entries.iter().filter_map(|(entry, row)| self.open_line(&keys, directory, entry, row)).collect();
+            let mut state = self.state.lock();
+            for loaded in &opened {
+                state.tree.insert_entry(directory, loaded);
+            }
+            drop(state);
+            seen.extend(opened.into_iter().map(|loaded| loaded.name));
+            if !page.more || after.is_none() {
+                break;
+            }
+        }
+        self.state.lock().tree.finish_listing(directory, &seen);
+        ticket.end();
+        Ok(())
+    }
+
+    /// A line of a listing; `None` if it does not authenticate.
+    fn open_line(&self, keys: &DirectoryKeys, directory: InodeId, entry: &Entry, row: &Inode) -> Option<Loaded> {
+        let opened = keys.decrypt_name(directory, &entry.name).map_err(Error::from).and_then(|name| {
+            if entry.parent != directory {
+                return Err(Error::Corrupt(String::from("entry of another directory")));
+            }
+            Ok(Loaded { name, child: Some(self.open_row(keys, entry, row)?) })
+        });
+        opened.inspect_err(|error| self.note_unauthentic(&error.to_string())).ok()
+    }
+
+    /// Opens an entry with its child's row.
+    fn open_row(&self, keys: &DirectoryKeys, entry: &Entry, row: &Inode) -> Result<Adopt, Error> {
+        if entry.child != row.inode || entry.kind != row.kind {
+            return Err(Error::Corrupt(String::from("an entry came with another inode")));
+        }
+        open_inode(&keys.open_child(entry)?, row)
+    }
+
+    /// Loads the root's row. Its key must open it.
+    pub(crate) async fn load_root(&self, root: &Root) -> Result<(), Error> {
+        let row = self.ask(self.bucket.inode(root.inode)).await?;
+        if row.inode != root.inode || row.kind != Kind::Directory {
+            return Err(Error::Corrupt(String::from("the root is another inode")));
+        }
+        let adopt = open_inode(&root.key, &row)
+            .map_err(|_| Error::Corrupt(String::from("the root directory does not open with this key")))?;
+        self.state.lock().tree.insert_root(&adopt);
+        Ok(())
+    }
+
+    /// Loads an inode's row anew after somebody else changed it.
+    pub(crate) async fn reload(&self, inode: InodeId) -> Result<(), Error> {
+        let Some(key) = self.state.lock().tree.node(inode).map(|node| node.key.clone()) else { return Ok(()) };
+        let ticket = Ticket::new(self);
+        let row = match self.ask(self.bucket.inode(inode)).await {
+            Err(bucket::Error::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        let adopt = open_inode(&key, &row)?;
+        if self.state.lock().tree.insert_node(&adopt) {
+            self.invalidate(Invalidation::Inode(inode));
+        }
+        ticket.end();
+        Ok(())
+    }
+
+    /// Extents of the given windows as they are once the queued batches are applied, proven. Asks the network.
+    pub(crate) async fn load_extents(&self, inode: InodeId, key: &Key, windows: &BTreeSet<u64>) -> Result<Base, Error> {
+        for _ in 0..MOST_ATTEMPTS {
+            if let Some(base) = self.try_load_extents(inode, key, windows).await? {
+                return Ok(base);
+            }
+        }
+        Err(Error::Network(bucket::Error::Unavailable(String::from("the file changes faster than it loads"))))
+    }
+
+    /// `None` if something was committed or changed in between, so that what was read may not fit together.
+    async fn try_load_extents(
+        &self,
+        inode: InodeId,
+        key: &Key,
+        windows: &BTreeSet<u64>,
+    ) -> Result<Option<Base>, Error> {
+        let (committed, known) = {
+            let state = self.state.lock();
+            let node = state.tree.node(inode).filter(|node| node.cut == 0);
+            (state.pipeline.committed, node.map(|node| (node.version, known_record(node))))
+        };
+        let mut base = Base::default();
+        let mut version = 0;
+        if !self.is_unsent(inode) {
+            let (expected, record) = match known {
+                Some(known) => known,
+                None => {
+                    let row = self.ask(self.bucket.inode(inode)).await?;
+                    (row.version, InodeKeys::new(key).open_record(&row)?)
+                }
+            };
+            let keys = InodeKeys::new(key);
+            let asked = if windows.is_empty() { BTreeSet::from([0]) } else { windows.clone() };
+            for number in asked {
+                let range = window::range(number);
+                let extents = self.ask(self.bucket.extents(inode, range.start, WINDOW)).await?;
+                if extents.version != expected {
+                    self.reload(inode).await?;
+                    return Ok(None);
+                }
+                keys.check_windows(inode, &record, range.clone(), &extents)?;
+                let Extents { extents, tags, .. } = extents;
+                base.windows.insert(number, extent::cut(&extents, &range));
+                base.tags = tags.into_iter().collect();
+            }
+            version = expected;
+        }
+        let state = self.state.lock();
+        if state.pipeline.committed != committed {
+            return Ok(None);
+        }
+        let queue = || state.pipeline.queued.iter().map(|queued| &**queued);
+        let Base { tags, windows: mut loaded } = base;
+        let renewed = |number: &u64| {
+            let extents = loaded.remove(number).unwrap_or_default();
+            (*number, batch::apply_queued(inode, version, *number, extents, queue()))
+        };
+        let windows: BTreeMap<_, _> = windows.iter().map(renewed).collect();
+        Ok(Some(Base { tags: batch::apply_queued_tags(inode, version, tags, queue()), windows }))
+    }
+
+    /// True if a queued batch creates the inode: the network does not know it yet.
+    pub(crate) fn is_unsent(&self, inode: InodeId) -> bool {
+        let state = self.state.lock();
+        state.tree.node(inode).is_some_and(|node| node.version == 0) || state.pipeline.created.contains(&inode)
+    }
+
+    fn directory_keys(&self, directory: InodeId) -> Result<DirectoryKeys, Error> {
+        let state = self.state.lock();
+        let node = state.tree.node(directory).ok_or(Error::Stale)?;
+        Ok(DirectoryKeys::new(&node.key))
+    }
+}
+
+/// What proves a clean node's extents.
+fn known_record(node: &Node) -> Record {
+    Record { attributes: node.attributes.clone(), content: node.content_hash, entries_as_of: Timestamp::default() }
+}
+
+/// Opens an inode's row.
+fn open_inode(key: &Key, row: &Inode) -> Result<Adopt, Error> {
+    let record = InodeKeys::new(key).open_record(row)?;
+    let links = if row.kind == Kind::Directory { row.nlink.saturating_sub(2) } else { row.nlink };
+    Ok(Adopt {
+        inode: row.inode,
+        key: SecretBytes::from(key),
+        attributes: record.effective(row),
+        links,
+        version: row.version,
+        content: record.content,
+        name: None,
+    })
+}
+
+impl From<strewn_engine::keys::Corrupt> for Error {
+    fn from(corrupt: strewn_engine::keys::Corrupt) -> Self {
+        Self::Corrupt(corrupt.to_string())
+    }
+}
+
+/// Whoever loads something first; followers wake up when it is dropped.
+struct Leader {
+    shared: Arc<Shared>,
+    missing: Missing,
+    _done: watch::Sender<()>,
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.shared.loading.lock().remove(&self.missing);
+    }
+}
+
+/// A load under way: what cuts set stays local until every older load is over.
+struct Ticket<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl<'a> Ticket<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, number: shared.state.lock().tree.begin_load() }
+    }
+
+    /// Ends it; so does dropping.
+    fn end(&self) {
+        self.shared.state.lock().tree.end_load(self.number);
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,305 @@
+//! Housekeeping: regular syncs of data files, removal of what is no longer needed, eviction, snapshots of the journal, and
+//! following what other mounts change.
+
+use crate::content::map::Backing;
+use crate::content::read::blocking;
+use crate::cut::freeze::Source;
+use crate::record::{self, Mutation};
+use crate::shared::{Shared, State};
+use crate::tree::Missing;
+use crate::{Error, Invalidation};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use strewn_engine::bucket::Change;
+use strewn_engine::ids::InodeId;
+use strewn_engine::keys::DirectoryKeys;
+
+/// Bytes that are not in the journal are durable this long after they were written, plus the sync itself.
+const SYNC_AFTER: Duration = Duration::from_millis(500);
+/// A snapshot is taken when more journal than this would have to be read at an opening.
+const SNAPSHOT_AFTER: u64 = 128 << 20;
+/// Most bytes of clean small files kept in memory.
+const SMALL_FILES: u64 = 64 << 20;
+/// Bytes of a snapshot written as one part.
+const SNAPSHOT_PART: usize = 1 << 20;
+/// How long the feed is asked to wait for a change.
+const FEED_WAIT: Duration = Duration::from_secs(25);
+/// Pause after the feed failed.
+const FEED_PAUSE: Duration = Duration::from_secs(2);
+
+/// Keeps house until the cache is closed.
+pub(crate) async fn keep_house(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    let mut tick = tokio::time::interval(SYNC_AFTER);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+        if let Err(error) = shared.house_round().await {
+            shared.note_error(error);
+        }
+    }
+}
+
+impl Shared {
+    /// One round of housekeeping.
+    pub(crate) async fn house_round(self: &Arc<Self>) -> Result<(), Error> {
+        self.sync_data_files().await?;
+        self.remove_done().await?;
+        self.evict();
+        if self.journal.size_since_snapshot() > SNAPSHOT_AFTER {
+            self.snapshot().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes all bytes that are in data files alone durable.
+    pub(crate) async fn sync_data_files(self: &Arc<Self>) -> Result<(), Error> {
+        let inodes: Vec<InodeId> = self.state.lock().unsynced.iter().copied().collect();
+        for inode in inodes {
+            self.sync_data_file(inode).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file's bytes that are in its data file alone durable.
+    pub(crate) async fn sync_data_file(self: &Arc<Self>, inode: InodeId) -> Result<(), Error> {
+        let (generation, position) = {
+            let mut state = self.state.lock();
+            if !state.unsynced.remove(&inode) {
+                return Ok(());
+            }
+            let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
+            match content.filter(|content| matches!(content.backing, Backing::File)) {
+                Some(content) => (content.generation, content.written),
+                None => return Ok(()),
+            }
+        };
+        let shared = self.clone();
+        let synced = blocking(move || shared.store.sync_data_fully(inode, generation)).await;
+        let mut state = self.state.lock();
+        let journaled =
+            synced.and_then(|()| state.record(&self.journal, &[Mutation::Synced { inode, generation, position }]));
+        if let Err(error) = journaled {
+            state.unsynced.insert(inode);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Removes files of committed cuts and abandoned contents, once the records that gave them up are durable.
+    async fn remove_done(self: &Arc<Self>) -> Result<(), Error> {
+        let (done, abandoned) = {
+            let mut state = self.state.lock();
+            let done: Vec<_> = state.pipeline.done.drain(..).collect();
+            let sealing: BTreeSet<(InodeId, u64)> = sealing(&state);
+            let all = std::mem::take(&mut state.tree.abandoned);
+            let (kept, free): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| sealing.contains(file));
+            state.tree.abandoned = kept;
+            (done, free)
+        };
+        if done.is_empty() && abandoned.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.journal.sync(self.journal.last()).await {
+            let mut state = self.state.lock();
+            state.pipeline.done.extend(done);
+            state.tree.abandoned.extend(abandoned);
+            return Err(error.into());
+        }
+        let shared = self.clone();
+        blocking(move || {
+            for (cut, segments) in done {
+                segments.iter().for_each(|segment| shared.store.remove_segment(segment.id));
+                shared.store.remove_cut(cut);
+            }
+            abandoned.iter().for_each(|(inode, generation)| shared.store.remove_data(*inode, *generation));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets clean state that memory or disk have no room for.
+    fn evict(&self) {
+        let mut state = self.state.lock();
+        state.tree.forget_some(self.options.memory);
+        if state.tree.memory_bytes > SMALL_FILES {
+            state.tree.forget_small_files(SMALL_FILES / 2);
+        }
+        let disk = self.journal.bytes_on_disk() + state.pipeline.queued.iter().map(|queued| queued.bytes).sum::<u64>();
+        let present = state.tree.present_bytes();
+        self.counters.disk_bytes.store(disk + present, Ordering::Relaxed);
+        if disk + present > self.options.budget {
+            let excess = disk + present - self.options.budget / 8 * 7;
+            state.tree.forget_files(excess);
+        }
+        drop(state);
+        for retired in self.journal.retired() {
+            if let Err(error) = self.journal.evict(retired.file) {
+                tracing::debug!("a retired journal file stays: {error}");
+            }
+        }
+    }
+
+    /// Writes all pending state into a snapshot, so that the journal before it can go. Does nothing while a cut is being
+    /// sealed: its data is neither pending nor in a batch.
+    pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        let prepared = blocking(move || Ok(journal.prepare_snapshot()?)).await?;
+        let (mut snapshot, mutations, files) = {
+            let mut state = self.state.lock();
+            if !state.pipeline.frozen.is_empty() || !state.pipeline.drafts.is_empty() {
+                return Ok(());
+            }
+            let snapshot = prepared.mark()?;
+            let mut mutations = vec![pipeline_state(&state)];
+            mutations.extend(state.tree.pending_state());
+            (snapshot, mutations, dirty_files(&state))
+        };
+        let shared = self.clone();
+        blocking(move || {
+            for (inode, generation) in files {
+                shared.store.sync_data_fully(inode, generation)?;
+            }
+            let mut buffer = Vec::new();
+            for part in parts(mutations) {
+                record::encode(&part, &mut buffer);
+                snapshot.write(&[&buffer])?;
+            }
+            Ok(snapshot.finish()?)
+        })
+        .await
+    }
+}
+
+/// Data files that cuts are still to read.
+fn sealing(state: &State) -> BTreeSet<(InodeId, u64)> {
+    let inodes = state.pipeline.frozen.iter().flat_map(|frozen| &frozen.inodes);
+    inodes
+        .filter_map(|inode| match inode.source {
+            Source::File(generation) => Some((inode.inode, generation)),
+            Source::Memory(_) => None,
+        })
+        .collect()
+}
+
+fn pipeline_state(state: &State) -> Mutation {
+    let pipeline = &state.pipeline;
+    Mutation::Pipeline {
+        next_cut: pipeline.next_cut,
+        committed: pipeline.committed,
+        queued: pipeline.queued.iter().map(|queued| queued.cut).collect(),
+        mount: pipeline.mount,
+        number: pipeline.number,
+    }
+}
+
+fn dirty_files(state: &State) -> Vec<(InodeId, u64)> {
+    let dirty = state.tree.nodes().filter_map(|(inode, node)| {
+        let content = node.content.as_deref().filter(|content| !content.dirty.is_empty())?;
+        matches!(content.backing, Backing::File).then_some((inode, content.generation))
+    });
+    dirty.collect()
+}
+
+/// Groups mutations into parts of about [`SNAPSHOT_PART`] bytes.
+fn parts(mutations: Vec<Mutation>) -> Vec<Vec<Mutation>> {
+    let mut parts = vec![Vec::new()];
+    let mut size = 0;
+    for mutation in mutations {
+        size += match &mutation {
+            Mutation::Node(state) => 500 + state.bytes.iter().map(|(_, bytes)| bytes.len()).sum::<usize>(),
+            _ => 300,
+        };
+        if let Some(last) = parts.last_mut() {
+            last.push(mutation);
+        }
+        if size >= SNAPSHOT_PART {
+            parts.push(Vec::new());
+            size = 0;
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// Follows what other mounts change until the cache is closed.
+pub(crate) async fn follow(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    let mut position = None;
+    loop {
+        let round = shared.follow_round(&mut position);
+        let result = tokio::select! {
+            result = round => result,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        if let Err(error) = result {
+            tracing::debug!("the change feed: {error}");
+            tokio::select! {
+                () = tokio::time::sleep(FEED_PAUSE) => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+        }
+    }
+}
+
+/// Epoch and sequence number up to which changes were seen.
+type FeedPosition = Option<(u64, u64)>;
+
+impl Shared {
+    async fn follow_round(self: &Arc<Self>, position: &mut FeedPosition) -> Result<(), Error> {
+        let Some((epoch, after)) = *position else {
+            // Whatever was loaded before now may have changed since.
+            let root = self.state.lock().tree.root;
+            let page = self.bucket.entries(root, None, 1).await?;
+            *position = Some((self.bucket.settings().epoch, page.sequence));
+            self.reload(root).await?;
+            return Ok(());
+        };
+        let changes = self.bucket.changes(after, FEED_WAIT).await?;
+        if changes.gap || changes.epoch != epoch {
+            self.forget_everything();
+        }
+        let mine = self.state.lock().pipeline.mount;
+        for change in changes.changes.iter().filter(|change| change.mount != mine) {
+            self.take_change(change).await?;
+        }
+        *position = Some((changes.epoch, changes.sequence));
+        Ok(())
+    }
+
+    /// Loads anew what another mount changed of what is known here.
+    async fn take_change(self: &Arc<Self>, change: &Change) -> Result<(), Error> {
+        let mut directories: Vec<(InodeId, DirectoryKeys)> = Vec::new();
+        for (directory, encrypted) in &change.entries {
+            let Some(key) = self.state.lock().tree.node(*directory).map(|node| node.key.clone()) else { continue };
+            if !directories.iter().any(|(known, _)| known == directory) {
+                directories.push((*directory, DirectoryKeys::new(&key)));
+            }
+            let Some((_, keys)) = directories.iter().find(|(known, _)| known == directory) else { continue };
+            let Ok(name) = keys.decrypt_name(*directory, encrypted) else {
+                self.note_unauthentic("a name in the change feed");
+                continue;
+            };
+            self.load(Missing::Entries(*directory, vec![name.clone()])).await?;
+            self.invalidate_entry(*directory, name);
+            self.reload(*directory).await?;
+        }
+        for inode in &change.inodes {
+            self.reload(*inode).await?;
+        }
+        Ok(())
+    }
+
+    /// The feed lost track: clean state is loaded anew when it is asked for.
+    fn forget_everything(&self) {
+        let mut state = self.state.lock();
+        state.tree.doubt_all();
+        drop(state);
+        self.invalidate(Invalidation::All);
+    }
+}

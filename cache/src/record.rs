@@ -1,0 +1,251 @@
+//! What the journal holds: changes of the tree, encoded.
+//!
+//! ```text
+//! record    version byte (1), then postcard: Vec<Mutation>
+//! Mutation  variant number (varint), then its fields in the order declared here
+//! ```
+//! A record is applied whole or not at all. Variants and fields are only ever added at the end, under a new version byte if
+//! an old reader would misread them. [`decode`] takes any bytes and answers with a typed error.
+//!
+//! The journal knows only what differs from the network. A node of the network's is brought in by [`Mutation::Adopt`] in
+//! the first record that touches it since the journal began, so that replay needs nothing but the journal.
+
+use crate::Name;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use strewn_engine::bucket::Timestamp;
+use strewn_engine::ids::{InodeId, MountId};
+use strewn_engine::record::Attributes;
+use strewn_engine::secret::Key;
+
+/// Version of the encoding.
+pub(crate) const VERSION: u8 = 1;
+
+/// One step of a record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Mutation {
+    /// A node of the network's that the journal refers to from here on.
+    Adopt(Box<Adopt>),
+    /// A new inode without a name.
+    Create { inode: InodeId, key: SecretBytes, attributes: Box<Attributes> },
+    /// New attributes; `soft` ones wait for another reason to go to the network.
+    Attributes { inode: InodeId, soft: bool, attributes: Box<Attributes> },
+    /// New times alone.
+    Times { inode: InodeId, soft: bool, times: Times },
+    /// A name comes to name something else.
+    Entry { directory: InodeId, name: Name, previous: Option<InodeId>, child: Option<InodeId> },
+    /// A new size. `anew`: nothing of the content before stays, and its data file is given up.
+    Resize { inode: InodeId, size: u64, anew: bool },
+    /// A hole.
+    Punch { inode: InodeId, offset: u64, length: u64 },
+    /// Bytes, in the record or in the data file.
+    Write(Write),
+    /// The data file is durable for every record up to `position`.
+    Synced { inode: InodeId, generation: u64, position: u64 },
+    /// What was pending here went into a cut.
+    Freeze { cut: u64 },
+    /// The cut is sealed: its batch, with this number in the stream, is a durable blob, its segments are sealed files. Files with
+    /// changed content have these hashes over their window tags.
+    Cut { cut: u64, number: u64, hashes: Vec<(InodeId, [u8; 32])> },
+    /// The network has the cut.
+    Committed { cut: u64 },
+    /// The network refused `from`: it and all later cuts are pending again; the newest batch of the stream is `number`.
+    Uncut { from: u64, number: u64 },
+    /// The stream that commits belong to from here on, and the number of its last batch.
+    Stream { mount: MountId, number: u64 },
+    /// An inode has this row version and record on the network (after a refusal showed so).
+    Rebase { inode: InodeId, version: u64 },
+    /// A name means this on the network (after a refusal showed so).
+    RebaseEntry { directory: InodeId, name: Name, base: Option<InodeId> },
+    /// Snapshot: a node with what of it waits for the network.
+    Node(Box<NodeState>),
+    /// Snapshot: a name that differs from the network.
+    Name { directory: InodeId, name: Name, child: Option<InodeId>, base: Option<Option<InodeId>>, cut: u64 },
+    /// Snapshot: the cuts on their way.
+    Pipeline { next_cut: u64, committed: u64, queued: Vec<u64>, mount: MountId, number: u64 },
+}
+
+/// A node in a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NodeState {
+    pub(crate) adopt: Adopt,
+    /// It is to be put by the next cut.
+    pub(crate) dirty: bool,
+    /// The newest cut on its way that puts it; 0 for none.
+    pub(crate) cut: u64,
+    /// All names of the directory are in the snapshot, or it exists only here.
+    pub(crate) complete: bool,
+    /// The network can have no extent of the file.
+    pub(crate) local: bool,
+    /// Plaintext bytes of inline runs so far.
+    pub(crate) inlined: Option<u64>,
+    /// The data file.
+    pub(crate) generation: u64,
+    /// Changed ranges: start, end, and whether it is a hole.
+    pub(crate) ranges: Vec<(u64, u64, bool)>,
+    /// Bytes of a small file, by offset; data ranges that are not among them are in the data file, durable.
+    pub(crate) bytes: Vec<(u64, Bytes)>,
+}
+
+/// A node as the network has it, with what the queued cuts make of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Adopt {
+    /// The inode.
+    pub(crate) inode: InodeId,
+    /// Its key.
+    pub(crate) key: SecretBytes,
+    /// Its attributes.
+    pub(crate) attributes: Attributes,
+    /// Names of a non-directory; subdirectories of a directory.
+    pub(crate) links: u32,
+    /// Row version.
+    pub(crate) version: u64,
+    /// Hash over its window tags.
+    pub(crate) content: [u8; 32],
+    /// The name of a directory; nothing for others and for the root.
+    pub(crate) name: Option<(InodeId, Name)>,
+}
+
+/// The times of an inode that change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Times {
+    pub(crate) atime: Timestamp,
+    pub(crate) mtime: Timestamp,
+    pub(crate) ctime: Timestamp,
+}
+
+/// A write and what it does to the attributes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Write {
+    pub(crate) inode: InodeId,
+    /// The data file.
+    pub(crate) generation: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    pub(crate) mode: u32,
+    pub(crate) times: Times,
+    /// The bytes; `None`: they are in the data file, and after a reboot count only if it was synced since.
+    pub(crate) data: Option<Bytes>,
+}
+
+/// Raw bytes of a secret on their way into the journal; wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+pub(crate) struct SecretBytes([u8; 32]);
+
+impl From<&Key> for SecretBytes {
+    fn from(key: &Key) -> Self {
+        Self(*key.as_bytes())
+    }
+}
+
+impl TryFrom<&[u8]> for SecretBytes {
+    type Error = std::array::TryFromSliceError;
+    fn try_from(bytes: &[u8]) -> Result<Self, Self::Error> {
+        bytes.try_into().map(Self)
+    }
+}
+
+impl From<&SecretBytes> for Key {
+    fn from(bytes: &SecretBytes) -> Self {
+        Key::from_bytes(bytes.0)
+    }
+}
+
+impl std::fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretBytes(hidden)")
+    }
+}
+
+/// Bytes that are no record of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidRecord {
+    /// Written by a newer release, or no record at all.
+    #[error("journal record of unknown version {0:?}")]
+    Version(Option<u8>),
+    /// The fields do not parse.
+    #[error("malformed journal record: {0}")]
+    Malformed(String),
+}
+
+/// Encodes a record into `buffer`, which is cleared first.
+pub(crate) fn encode(mutations: &[Mutation], buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.push(VERSION);
+    let filled = std::mem::take(buffer);
+    *buffer = postcard::to_extend(mutations, filled).expect("plain data always encodes into memory");
+}
+
+/// Decodes a record.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Mutation>, InvalidRecord> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => {
+            let (mutations, left) =
+                postcard::take_from_bytes(rest).map_err(|e| InvalidRecord::Malformed(e.to_string()))?;
+            if !left.is_empty() {
+                return Err(InvalidRecord::Malformed(format!("{} bytes too many", left.len())));
+            }
+            Ok(mutations)
+        }
+        other => Err(InvalidRecord::Version(other.map(|(version, _)| *version))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Vec<Mutation> {
+        let inode = InodeId::from_bytes([7; 16]);
+        let moment = Timestamp { seconds: 1_700_000_000, nanos: 5 };
+        vec![
+            Mutation::Entry {
+                directory: InodeId::from_bytes([1; 16]),
+                name: Name::new(b"a").expect("valid"),
+                previous: None,
+                child: Some(inode),
+            },
+            Mutation::Write(Write {
+                inode,
+                generation: 3,
+                offset: 4096,
+                length: 5,
+                mode: 0o644,
+                times: Times { atime: moment, mtime: moment, ctime: moment },
+                data: Some(Bytes::from_static(b"hello")),
+            }),
+            Mutation::Freeze { cut: 2 },
+        ]
+    }
+
+    /// Written by the first release; must stay readable.
+    const OLD: &str = include_str!("../tests/data/record-v1.hex");
+
+    #[test]
+    fn reads_the_bytes_of_the_first_release() {
+        let bytes: Vec<u8> = (0..OLD.trim().len() / 2)
+            .map(|i| u8::from_str_radix(&OLD[2 * i..2 * i + 2], 16).expect("hexadecimal"))
+            .collect();
+        assert_eq!(decode(&bytes), Ok(sample()));
+        let mut again = Vec::new();
+        encode(&sample(), &mut again);
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn refuses_other_versions_and_trailing_bytes() {
+        assert_eq!(decode(&[]), Err(InvalidRecord::Version(None)));
+        assert_eq!(decode(&[9, 0]), Err(InvalidRecord::Version(Some(9))));
+        assert!(matches!(decode(&[VERSION, 0, 0]), Err(InvalidRecord::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_outside_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+            bytes.insert(0, VERSION);
+            let _ = decode(&bytes);
+        }
+    }
+}

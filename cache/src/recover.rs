@@ -1,0 +1,361 @@
+//! Opening a cache directory: whose it is, and what the journal brings back.
+//!
+//! The journal is read twice. First for what its end says about its beginning: which cuts became batches and which of them
+//! the network has, and up to where each data file is durable. Then everything is applied in order, by the same code as
+//! when it happened.
+//!
+//! - A freeze counts if its cut became a batch that was not taken apart again; else what it took is still pending.
+//! - After a reboot of the machine a write whose bytes are not in the journal counts only up to the mark of its data file, and
+//!   no later write to the same content counts either: the file ends up as it was at one earlier moment, and never shows
+//!   zeros that nobody wrote.
+//! - Clean bytes are dropped: they can be had again.
+
+use crate::content::map::{Backing, Fill, MAX_MEMORY};
+use crate::cut::batch::Queued;
+use crate::cut::seal::draw;
+use crate::journal::{self, Journal, Recovered};
+use crate::record::{self, Mutation, Write};
+use crate::shared::{Pipeline, State};
+use crate::store::{Found, Store};
+use crate::tree::Tree;
+use crate::{Error, Root};
+use bytes::Bytes;
+use rangemap::RangeSet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+use strewn_engine::bucket::BucketSettings;
+use strewn_engine::ids::{BucketId, InodeId, MountId};
+
+/// Whose directory it is.
+///
+/// ```text
+/// version = 1 (1) | postcard of Identity
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    bucket: BucketId,
+    root: InodeId,
+    mount: MountId,
+}
+
+const IDENTITY_VERSION: u8 = 1;
+
+/// Checks whose directory it is, or makes it this mount's. Blocks.
+pub(crate) fn identify(store: &Store, settings: &BucketSettings, root: &Root) -> Result<MountId, Error> {
+    let Some(bytes) = store.identity()? else {
+        let identity = Identity { bucket: settings.bucket, root: root.inode, mount: MountId::from_bytes(draw()?) };
+        let bytes = postcard::to_extend(&identity, vec![IDENTITY_VERSION]).expect("plain structs encode");
+        store.put_identity(&bytes)?;
+        return Ok(identity.mount);
+    };
+    let foreign = |what: &str| Error::Disk(Arc::new(std::io::Error::new(std::io::ErrorKind::InvalidData, what)));
+    let Some((&IDENTITY_VERSION, body)) = bytes.split_first() else {
+        return Err(foreign("the cache directory was made by another version"));
+    };
+    let identity: Identity = postcard::from_bytes(body).map_err(|_| foreign("the cache directory is damaged"))?;
+    if identity.bucket != settings.bucket || identity.root != root.inode {
+        return Err(foreign("the cache directory belongs to another bucket or directory"));
+    }
+    Ok(identity.mount)
+}
+
+/// Rebuilds the state from the journal and removes files that nothing refers to. Blocks.
+pub(crate) fn recover(
+    store: &Store,
+    found: Found,
+    recovered: &Recovered,
+    root: &Root,
+    mount: MountId,
+) -> Result<State, Error> {
+    let outlook = Outlook::read(recovered)?;
+    let mut replay = Replay::new(store, Tree::new(root.inode), Pipeline::new(mount), outlook);
+    for record in recovered.records() {
+        let record = record?;
+        let position = Position { sequence: record.sequence.0, rebooted: record.rebooted };
+        replay.record(decode(&record.payload)?, position)?;
+    }
+    let state = replay.finish()?;
+    clean_up(store, &found, &state);
+    Ok(state)
+}
+
+fn decode(payload: &[u8]) -> Result<Vec<Mutation>, Error> {
+    record::decode(payload).map_err(|error| Error::Corrupt(error.to_string()))
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy)]
+struct Position {
+    sequence: u64,
+    /// It was written in another boot of the machine.
+    rebooted: bool,
+}
+
+/// What the end of the journal says about its beginning.
+#[derive(Default)]
+struct Outlook {
+    /// Cuts that became batches and were not taken apart again.
+    batches: BTreeSet<u64>,
+    committed: u64,
+    /// Up to where data files are durable.
+    synced: HashMap<(InodeId, u64), u64>,
+}
+
+impl Outlook {
+    fn read(recovered: &Recovered) -> Result<Self, Error> {
+        let mut outlook = Self::default();
+        for record in recovered.records() {
+            for mutation in decode(&record?.payload)? {
+                outlook.note(&mutation);
+            }
+        }
+        Ok(outlook)
+    }
+
+    fn note(&mut self, mutation: &Mutation) {
+        match mutation {
+            Mutation::Cut { cut, .. } => {
+                self.batches.insert(*cut);
+            }
+            Mutation::Committed { cut } => self.committed = self.committed.max(*cut),
+            Mutation::Uncut { from, .. } => {
+                self.batches.split_off(from);
+            }
+            Mutation::Pipeline { committed, .. } => self.committed = self.committed.max(*committed),
+            Mutation::Synced { inode, generation, position } => {
+                let mark = self.synced.entry((*inode, *generation)).or_default();
+                *mark = (*mark).max(*position);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Bytes of one content as the records brought them, in order.
+#[derive(Default)]
+struct Pieces {
+    /// Offset, length, and the bytes if the record had them.
+    pieces: Vec<(u64, u64, Option<Bytes>)>,
+    /// A write was lost: nothing after it counts.
+    lost: bool,
+}
+
+struct Replay<'a> {
+    store: &'a Store,
+    tree: Tree,
+    pipeline: Pipeline,
+    outlook: Outlook,
+    contents: HashMap<InodeId, Pieces>,
+    queued: Vec<u64>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(store: &'a Store, tree: Tree, pipeline: Pipeline, outlook: Outlook) -> Self {
+        Self { store, tree, pipeline, outlook, contents: HashMap::new(), queued: Vec::new() }
+    }
+
+    fn record(&mut self, mutations: Vec<Mutation>, position: Position) -> Result<(), Error> {
+        let mut kept = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            match mutation {
+                Mutation::Write(write) => {
+                    if let Some(write) = self.write(write, position) {
+                        kept.push(Mutation::Write(write));
+                    }
+                }
+                Mutation::Resize { inode, anew, .. } => {
+                    if anew {
+                        self.contents.remove(&inode);
+                    }
+                    kept.push(mutation);
+                }
+                Mutation::Freeze { cut } => self.freeze(cut),
+                Mutation::Committed { cut } => {
+                    self.pipeline.committed = cut;
+                    self.queued.retain(|queued| *queued > cut);
+                    self.tree.note_committed(cut);
+                }
+                Mutation::Stream { mount, number } => (self.pipeline.mount, self.pipeline.number) = (mount, number),
+                Mutation::Uncut { number, .. } => self.pipeline.number = number,
+                Mutation::Cut { cut, number, hashes } if self.outlook.batches.contains(&cut) => {
+                    self.pipeline.number = number;
+                    self.tree.set_hashes(&hashes);
+                    self.pipeline.hashes.extend(hashes);
+                }
+                Mutation::Cut { .. } => {}
+                Mutation::Node(state) => {
+                    self.contents.insert(state.adopt.inode, restored(&state));
+                    self.tree.restore_node(&state)?;
+                }
+                Mutation::Name { directory, name, child, base, cut } => {
+                    self.tree.restore_name(directory, &name, child, base, cut)?;
+                }
+                Mutation::Pipeline { next_cut, committed, queued, mount, number } => {
+                    (self.pipeline.next_cut, self.pipeline.committed) = (next_cut, committed);
+                    (self.pipeline.mount, self.pipeline.number) = (mount, number);
+                    self.queued = queued;
+                    self.tree.committed = committed;
+                }
+                other => kept.push(other),
+            }
+        }
+        Ok(self.tree.apply_record(&kept, &[], position.sequence)?)
+    }
+
+    /// A write, if it can be believed.
+    fn write(&mut self, mut write: Write, position: Position) -> Option<Write> {
+        let pieces = self.contents.entry(write.inode).or_default();
+        let mark = self.outlook.synced.get(&(write.inode, write.generation)).copied().unwrap_or(0);
+        let trusted = write.data.is_some() || !position.rebooted || position.sequence <= mark;
+        pieces.lost |= !trusted;
+        if pieces.lost {
+            return None;
+        }
+        pieces.pieces.push((write.offset, write.length, write.data.clone()));
+        // The mark of what is in the data file alone must not be taken from a record that has its bytes.
+        write.data = write.data.map(|_| Bytes::new());
+        Some(write)
+    }
+
+    fn freeze(&mut self, cut: u64) {
+        self.pipeline.next_cut = self.pipeline.next_cut.max(cut + 1);
+        if !self.outlook.batches.contains(&cut) {
+            return;
+        }
+        let Some(frozen) = self.tree.freeze(cut) else { return };
+        for inode in &frozen.inodes {
+            self.tree.forget_batch(inode.inode);
+        }
+        self.queued.push(cut);
+    }
+
+    fn finish(mut self) -> Result<State, Error> {
+        self.tree.drop_orphans();
+        let mut unsynced = HashSet::new();
+        for (inode, pieces) in std::mem::take(&mut self.contents) {
+            if self.settle(inode, pieces)? {
+                unsynced.insert(inode);
+            }
+        }
+        for cut in std::mem::take(&mut self.queued) {
+            let bytes = self.store.read_cut(cut)?;
+            let queued =
+                Queued::parse(&bytes).map_err(|error| Error::Corrupt(format!("batch of cut {cut}: {error}")))?;
+            self.pipeline.ages.push_back((cut, Instant::now()));
+            self.pipeline.enqueue(Arc::new(queued));
+        }
+        Ok(State { tree: self.tree, pipeline: self.pipeline, unsynced, buffer: Vec::new() })
+    }
+
+    /// Puts the bytes of a content into place: into memory if all of them are in the journal and the file is small, else into
+    /// its data file. True if that file has to be synced.
+    fn settle(&mut self, inode: InodeId, pieces: Pieces) -> Result<bool, Error> {
+        let Some(node) = self.tree.node_mut(inode) else { return Ok(false) };
+        let size = node.attributes.size;
+        let Some(content) = node.content.as_deref_mut() else { return Ok(false) };
+        let dirty: RangeSet<u64> =
+            content.dirty.iter().filter(|(_, fill)| **fill == Fill::Data).map(|(range, _)| range.clone()).collect();
+        content.present = dirty.clone();
+        let newest = newest_pieces(&pieces.pieces, &dirty);
+        let covered: u64 = newest.iter().map(|(range, _)| range.end - range.start).sum();
+        let wanted: u64 = dirty.iter().map(|range| range.end - range.start).sum();
+        if size <= MAX_MEMORY && covered == wanted {
+            let length = dirty.last().map_or(0, |range| range.end as usize);
+            let mut memory = vec![0; length];
+            for (range, bytes) in &newest {
+                memory[range.start as usize..range.end as usize].copy_from_slice(bytes);
+            }
+            content.backing = Backing::Memory(Arc::new(memory));
+            self.tree.memory_bytes += length as u64;
+            return Ok(false);
+        }
+        content.backing = Backing::File;
+        if covered == wanted {
+            // The journal has all of it: whatever is in an old file is not needed.
+            content.generation = self.store.fresh_data(inode)?;
+        }
+        let (generation, behind) = (content.generation, content.written > content.synced);
+        for (range, bytes) in &newest {
+            self.store.write_data(inode, generation, range.start, bytes)?;
+        }
+        Ok(behind)
+    }
+}
+
+fn restored(state: &record::NodeState) -> Pieces {
+    let pieces = state.bytes.iter().map(|(offset, bytes)| (*offset, bytes.len() as u64, Some(bytes.clone())));
+    Pieces { pieces: pieces.collect(), lost: false }
+}
+
+/// For every dirty byte that the journal holds, the newest record's: what a later record left to the data file is not among
+/// them.
+fn newest_pieces(pieces: &[(u64, u64, Option<Bytes>)], dirty: &RangeSet<u64>) -> Vec<(Range<u64>, Bytes)> {
+    let mut open = dirty.clone();
+    let mut newest = Vec::new();
+    for (offset, length, bytes) in pieces.iter().rev().filter(|(_, length, _)| *length > 0) {
+        let range = *offset..offset + length;
+        let parts: Vec<Range<u64>> =
+            open.overlapping(&range).map(|part| part.start.max(range.start)..part.end.min(range.end)).collect();
+        if let Some(bytes) = bytes {
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                let slice = (part.start - offset) as usize..(part.end - offset) as usize;
+                newest.push((part, bytes.slice(slice)));
+            }
+        }
+        open.remove(range);
+    }
+    newest
+}
+
+/// Removes files that nothing refers to.
+fn clean_up(store: &Store, found: &Found, state: &State) {
+    for file in &found.data {
+        let content = state.tree.node(file.inode).and_then(|node| node.content.as_deref());
+        let used = content
+            .is_some_and(|content| content.generation == file.generation && matches!(content.backing, Backing::File));
+        if !used {
+            store.remove_data(file.inode, file.generation);
+        }
+    }
+    let segments: HashSet<_> =
+        state.pipeline.queued.iter().flat_map(|queued| &queued.segments).map(|segment| segment.id).collect();
+    found.segments.iter().filter(|id| !segments.contains(id)).for_each(|id| store.remove_segment(*id));
+    let cuts: HashSet<u64> = state.pipeline.queued.iter().map(|queued| queued.cut).collect();
+    found.cuts.iter().filter(|cut| !cuts.contains(cut)).for_each(|cut| store.remove_cut(*cut));
+}
+
+/// Opens the journal and replays it. Blocks.
+pub(crate) fn open(
+    store: &Store,
+    found: Found,
+    disk: Arc<dyn crate::disk::Disk>,
+    boot: journal::BootId,
+    root: &Root,
+    mount: MountId,
+) -> Result<(Journal, State, bool), Error> {
+    let (journal, recovered) = Journal::open(disk, journal::Settings::new(boot))?;
+    let state = recover(store, found, &recovered, root, mount)?;
+    Ok((journal, state, recovered.rebooted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_bytes_win_and_the_data_file_keeps_its_own() {
+        let dirty: RangeSet<u64> = [0..10, 20..30].into_iter().collect();
+        let pieces = [
+            (0, 10, Some(Bytes::from_static(b"aaaaaaaaaa"))),
+            (4, 2, None),
+            (8, 14, Some(Bytes::from_static(b"bbbbbbbbbbbbbb"))),
+        ];
+        let mut newest = newest_pieces(&pieces, &dirty);
+        newest.sort_by_key(|(range, _)| range.start);
+        let text: Vec<_> = newest.iter().map(|(range, bytes)| (range.clone(), bytes.as_ref())).collect();
+        assert_eq!(text, [(0..4, &b"aaaa"[..]), (6..8, b"aa"), (8..10, b"bb"), (20..22, b"bb")]);
+    }
+}

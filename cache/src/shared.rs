@@ -1,0 +1,401 @@
+//! What all parts of an open cache share: the state under its one lock, the files, the network, and the news of progress.
+//!
+//! The lock of the state is never held across an await, and across no disk I/O but the journal's short append. Writers of
+//! data files hold [`Shared::gate`] shared while bytes and record come together; a freeze takes it alone, so that a cut never
+//! takes bytes of a write whose record it does not have.
+
+use crate::Name;
+use crate::cut::batch::Queued;
+use crate::cut::freeze::FrozenCut;
+use crate::cut::seal::{Sealed, Segment};
+use crate::journal::Journal;
+use crate::record::{self, Mutation};
+use crate::store::Store;
+use crate::tree::{Missing, Stop, Transaction, Tree};
+use crate::{Error, Invalidation, Options, cut};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use strewn_engine::bucket::{self, BucketService, Operation, RunPlace, SegmentSource};
+use strewn_engine::ids::{InodeId, MountId, RunId, SegmentId};
+use tokio::sync::{mpsc, watch};
+
+/// Runs of a transaction's closure with loads in between before it is given up: a directory that changes all the time.
+const MOST_ATTEMPTS: usize = 100;
+
+/// Sealed segments kept open.
+pub(crate) const OPEN_SEGMENTS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("not zero");
+
+/// Everything an open cache's tasks share.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) bucket: Arc<dyn BucketService>,
+    pub(crate) store: Store,
+    pub(crate) journal: Journal,
+    pub(crate) state: Mutex<State>,
+    /// Held shared by writers between the first byte and the record, alone by a freeze.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    /// Counts steps of the pipeline; whoever waits for one subscribes.
+    pub(crate) progress: watch::Sender<u64>,
+    /// Loads under way, so that each is asked for once.
+    pub(crate) loading: Mutex<HashMap<Missing, watch::Receiver<()>>>,
+    /// Sealed segments opened lately.
+    pub(crate) sources: Mutex<LruCache<SegmentId, Arc<dyn SegmentSource>>>,
+    /// Goes up when the cache is closed.
+    pub(crate) closing: watch::Sender<bool>,
+    pub(crate) counters: Counters,
+    pub(crate) invalidations: mpsc::Sender<Invalidation>,
+}
+
+/// Numbers for the status.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) uploaded_bytes: AtomicU64,
+    pub(crate) fetched_bytes: AtomicU64,
+    pub(crate) unauthentic: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    pub(crate) disk_bytes: AtomicU64,
+}
+
+/// What the lock guards.
+pub(crate) struct State {
+    pub(crate) tree: Tree,
+    pub(crate) pipeline: Pipeline,
+    /// Files with bytes that are in their data file alone and not synced.
+    pub(crate) unsynced: HashSet<InodeId>,
+    /// Where records are encoded.
+    pub(crate) buffer: Vec<u8>,
+}
+
+/// Cuts on their way to the network, oldest first within each stage.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) next_cut: u64,
+    /// Taken, not sealed.
+    pub(crate) frozen: VecDeque<Arc<FrozenCut>>,
+    /// Sealed, not yet a batch.
+    pub(crate) drafts: VecDeque<(Arc<FrozenCut>, Sealed)>,
+    /// Batches, not committed.
+    pub(crate) queued: VecDeque<Arc<Queued>>,
+    /// Where the runs of queued batches lie.
+    pub(crate) runs: HashMap<RunId, RunPlace>,
+    /// Inodes that queued batches create.
+    pub(crate) created: HashSet<InodeId>,
+    /// Content hashes of files in batches made since the pipeline was last empty.
+    pub(crate) hashes: HashMap<InodeId, [u8; 32]>,
+    /// When the oldest change of each cut was made.
+    pub(crate) ages: VecDeque<(u64, Instant)>,
+    /// Committed cuts whose files are still to be removed, once the journal's note of it is durable.
+    pub(crate) done: VecDeque<(u64, Vec<Segment>)>,
+    /// Newest cut that the network has.
+    pub(crate) committed: u64,
+    /// The stream of batches.
+    pub(crate) mount: MountId,
+    /// Number of the newest batch made.
+    pub(crate) number: u64,
+    /// A drain wants everything to go now.
+    pub(crate) hurry: u64,
+    /// What went wrong last with the network.
+    pub(crate) last_error: Option<Error>,
+    /// The network's refusal that stops uploads until it changes its mind.
+    pub(crate) blocked: Option<bucket::Error>,
+    /// The last request was answered.
+    pub(crate) reachable: bool,
+    /// Bytes per second of the latest uploads.
+    pub(crate) rate: f64,
+    /// A refusal took cuts apart since the last drain began.
+    pub(crate) taken_apart: bool,
+    /// Changes with every un-cut, so that work on cuts that are no more is thrown away.
+    pub(crate) epoch: u64,
+}
+
+impl Pipeline {
+    pub(crate) fn new(mount: MountId) -> Self {
+        Self {
+            next_cut: 1,
+            frozen: VecDeque::new(),
+            drafts: VecDeque::new(),
+            queued: VecDeque::new(),
+            runs: HashMap::new(),
+            created: HashSet::new(),
+            hashes: HashMap::new(),
+            ages: VecDeque::new(),
+            done: VecDeque::new(),
+            committed: 0,
+            mount,
+            number: 0,
+            hurry: 0,
+            last_error: None,
+            blocked: None,
+            reachable: true,
+            rate: 0.0,
+            taken_apart: false,
+            epoch: 0,
+        }
+    }
+
+    /// Cuts on their way.
+    pub(crate) fn unsent(&self) -> usize {
+        self.frozen.len() + self.drafts.len() + self.queued.len()
+    }
+
+    /// Cuts up to `last` that are on their way.
+    pub(crate) fn unsent_through(&self, last: u64) -> usize {
+        let frozen = self.frozen.iter().filter(|cut| cut.cut <= last).count();
+        let drafts = self.drafts.iter().filter(|(cut, _)| cut.cut <= last).count();
+        let queued = self.queued.iter().filter(|cut| cut.cut <= last).count();
+        frozen + drafts + queued
+    }
+
+    /// Bytes of data on their way.
+    pub(crate) fn unsent_bytes(&self) -> u64 {
+        let frozen: u64 = self.frozen.iter().map(|cut| cut.bytes).sum();
+        let drafts: u64 = self.drafts.iter().map(|(cut, _)| cut.bytes).sum();
+        let queued: u64 = self.queued.iter().map(|cut| cut.bytes).sum();
+        frozen + drafts + queued
+    }
+
+    /// Adds a batch, and makes its runs readable before the network has them.
+    pub(crate) fn enqueue(&mut self, queued: Arc<Queued>) {
+        self.runs.extend(queued.commit.runs.iter().map(|new| (new.run, new.place.clone())));
+        self.created.extend(created(&queued));
+        self.queued.push_back(queued);
+    }
+
+    /// Takes the oldest batch off the queue.
+    pub(crate) fn dequeue(&mut self) -> Option<Arc<Queued>> {
+        let queued = self.queued.pop_front()?;
+        self.forget(&queued);
+        if self.unsent() == 0 {
+            self.hashes.clear();
+        }
+        Some(queued)
+    }
+
+    /// Takes all batches off the queue.
+    #[allow(dead_code)]
+    pub(crate) fn dequeue_all(&mut self) -> Vec<Arc<Queued>> {
+        let all: Vec<_> = self.queued.drain(..).collect();
+        all.iter().for_each(|queued| self.forget(queued));
+        all
+    }
+
+    fn forget(&mut self, queued: &Queued) {
+        queued.commit.runs.iter().for_each(|new| {
+            self.runs.remove(&new.run);
+        });
+        created(queued).for_each(|inode| {
+            self.created.remove(&inode);
+        });
+    }
+}
+
+fn created(queued: &Queued) -> impl Iterator<Item = InodeId> {
+    queued.commit.operations.iter().filter_map(|operation| match operation {
+        Operation::PutInode(put) if put.expected_version == 0 => Some(put.inode),
+        _ => None,
+    })
+}
+
+impl State {
+    /// Bytes that wait for the network.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.tree.dirty_bytes + self.pipeline.unsent_bytes()
+    }
+
+    /// Journals a record and applies it: from here on it survives the death of the process.
+    pub(crate) fn record(&mut self, journal: &Journal, mutations: &[Mutation]) -> Result<u64, Error> {
+        let position = self.append(journal, mutations)?;
+        self.tree.apply_record(mutations, &[], position)?;
+        Ok(position)
+    }
+
+    /// Journals a record.
+    pub(crate) fn append(&mut self, journal: &Journal, mutations: &[Mutation]) -> Result<u64, Error> {
+        record::encode(mutations, &mut self.buffer);
+        Ok(journal.append(&[&self.buffer])?.sequence.0)
+    }
+}
+
+impl Shared {
+    /// Says that something moved on.
+    pub(crate) fn bump(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Runs a transaction, loading what is missing in between.
+    pub(crate) async fn transact<T, F>(self: &Arc<Self>, mut body: F) -> Result<T, Error>
+    where
+        F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
+        T: Send,
+    {
+        self.admit_operations().await?;
+        for _ in 0..MOST_ATTEMPTS {
+            match self.attempt(&mut body)? {
+                Attempt::Done(value) => return Ok(value),
+                Attempt::Missing(missing) => self.load(missing).await?,
+            }
+        }
+        Err(Error::Network(bucket::Error::Unavailable(String::from("the directory changes faster than it loads"))))
+    }
+
+    /// Runs a transaction once.
+    pub(crate) fn attempt<T>(
+        &self,
+        body: &mut (impl FnMut(&mut Transaction<'_>) -> Result<T, Stop> + ?Sized),
+    ) -> Result<Attempt<T>, Error> {
+        let mut state = self.state.lock();
+        let mut transaction = Transaction::new(&state.tree, self.options.read_only);
+        let value = match body(&mut transaction) {
+            Ok(value) => value,
+            Err(Stop::Missing(missing)) => return Ok(Attempt::Missing(missing)),
+            Err(Stop::Errno(errno)) => return Err(Error::Errno(errno)),
+            Err(Stop::Stale) => return Err(Error::Stale),
+        };
+        let outcome = transaction.finish();
+        let pending = state.tree.pending_operations();
+        let position = if outcome.journaled { state.append(&self.journal, &outcome.mutations)? } else { 0 };
+        state.tree.apply_record(&outcome.mutations, &outcome.pins, position)?;
+        let now = state.tree.pending_operations();
+        drop(state);
+        if (pending == 0 && now > 0) || (pending < cut::FULL_OPERATIONS && now >= cut::FULL_OPERATIONS) {
+            self.bump();
+        }
+        Ok(Attempt::Done(value))
+    }
+
+    /// Waits while more operations are pending than a cut can take, so that every cut is one moment.
+    pub(crate) async fn admit_operations(&self) -> Result<(), Error> {
+        let crowded = |state: &State| {
+            state.tree.pending_operations() >= cut::MOST_OPERATIONS || state.pipeline.unsent() >= cut::MOST_UNSENT
+        };
+        self.wait_while(crowded, "changes that wait for the network").await
+    }
+
+    /// Waits while a condition of the state holds, up to the deadline, then fails with [`Error::NoSpace`].
+    pub(crate) async fn wait_while(&self, holds: impl Fn(&State) -> bool, what: &str) -> Result<(), Error> {
+        if !holds(&self.state.lock()) {
+            return Ok(());
+        }
+        let mut progress = self.progress.subscribe();
+        let waiting = async {
+            loop {
+                if !holds(&self.state.lock()) {
+                    return Ok(());
+                }
+                if *self.closing.borrow() {
+                    return Err(Error::Closed);
+                }
+                self.bump_soon();
+                if progress.changed().await.is_err() {
+                    return Err(Error::Closed);
+                }
+            }
+        };
+        match tokio::time::timeout(self.options.deadline, waiting).await {
+            Ok(result) => result,
+            Err(_) => Err(self.full(what)),
+        }
+    }
+
+    /// Why there is no room: what the network said, if it said something.
+    fn full(&self, what: &str) -> Error {
+        let state = self.state.lock();
+        match &state.pipeline.blocked {
+            Some(bucket::Error::Quota(message)) => Error::Quota(message.clone()),
+            Some(bucket::Error::Forbidden(_)) => Error::ReadOnly,
+            _ => Error::NoSpace(format!("{what}: {} bytes pending", state.pending_bytes())),
+        }
+    }
+
+    /// Tells the cutter that somebody waits for room.
+    fn bump_soon(&self) {
+        let mut state = self.state.lock();
+        if state.tree.pending_operations() > 0 && state.pipeline.hurry == 0 {
+            state.pipeline.hurry = 1;
+            drop(state);
+            self.bump();
+        }
+    }
+
+    /// Notes how a request to the network ended.
+    pub(crate) fn note_network<T>(&self, result: &Result<T, bucket::Error>) {
+        let mut state = self.state.lock();
+        match result {
+            Ok(_) => {
+                state.pipeline.reachable = true;
+                if matches!(state.pipeline.last_error, Some(Error::Network(bucket::Error::Unreachable(_)))) {
+                    state.pipeline.last_error = None;
+                }
+            }
+            Err(error) => {
+                state.pipeline.reachable = !matches!(error, bucket::Error::Unreachable(_));
+                state.pipeline.last_error = Some(Error::Network(error.clone()));
+            }
+        }
+    }
+
+    /// Asks the network within the deadline.
+    pub(crate) async fn ask<T>(
+        &self,
+        request: impl Future<Output = Result<T, bucket::Error>>,
+    ) -> Result<T, bucket::Error> {
+        let late = || bucket::Error::Unreachable(format!("no answer within {:?}", self.options.deadline));
+        let result = match tokio::time::timeout(self.options.deadline, request).await {
+            Ok(result) => result,
+            Err(_) => Err(late()),
+        };
+        if !matches!(result, Err(bucket::Error::NotFound(_))) {
+            self.note_network(&result);
+        }
+        result
+    }
+
+    /// Counts something that did not authenticate.
+    pub(crate) fn note_unauthentic(&self, what: &str) {
+        self.counters.unauthentic.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("left out what does not authenticate: {what}");
+    }
+
+    /// Tells followers what to forget. When they do not keep up, the last thing they find is [`Invalidation::All`].
+    pub(crate) fn invalidate(&self, what: Invalidation) {
+        let what = match self.invalidations.capacity() {
+            0 | 1 => Invalidation::All,
+            _ => what,
+        };
+        if self.invalidations.try_send(what).is_err() {
+            tracing::debug!("followers are behind: they find that everything changed");
+        }
+    }
+
+    /// Tells followers that a name changed.
+    pub(crate) fn invalidate_entry(&self, directory: InodeId, name: Name) {
+        self.invalidate(Invalidation::Entry(directory, name));
+    }
+}
+
+/// What came of one run of a transaction.
+pub(crate) enum Attempt<T> {
+    Done(T),
+    Missing(Missing),
+}
+
+impl From<crate::tree::Misfit> for Error {
+    fn from(misfit: crate::tree::Misfit) -> Self {
+        Self::Corrupt(misfit.to_string())
+    }
+}
+
+impl From<crate::journal::Error> for Error {
+    fn from(error: crate::journal::Error) -> Self {
+        use crate::journal::Error as Journal;
+        match error {
+            Journal::NoSpace => Self::NoSpace(error.to_string()),
+            Journal::Poisoned(cause) | Journal::Io(cause) => Self::Disk(cause),
+            other => Self::Disk(Arc::new(std::io::Error::other(other))),
+        }
+    }
+}

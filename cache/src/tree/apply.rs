@@ -1,0 +1,347 @@
+//! What a journal record does to the tree: the same code for what just happened and for replay.
+
+use super::{Node, Tree};
+use crate::Name;
+use crate::content::map::Backing;
+use crate::record::{Adopt, Mutation, Times, Write};
+use strewn_engine::bucket::Kind;
+use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
+use strewn_engine::secret::Key;
+
+/// A record does not fit the tree: the journal is damaged, or was written by something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the journal does not fit together: {0}")]
+pub(crate) struct Misfit(pub(crate) &'static str);
+
+/// Inodes that a record touched and that may have to go.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    touched: Vec<InodeId>,
+}
+
+impl Tree {
+    /// Applies a whole record's mutations of nodes, names and content, and what a transaction pinned and unpinned.
+    ///
+    /// Bytes of writes are not moved here, and mutations about cuts are the caller's.
+    pub(crate) fn apply_record(
+        &mut self,
+        mutations: &[Mutation],
+        pins: &[(InodeId, i64)],
+        position: u64,
+    ) -> Result<(), Misfit> {
+        let mut applied = Applied::default();
+        for mutation in mutations {
+            self.apply(mutation, position, &mut applied)?;
+        }
+        for (inode, change) in pins {
+            if let Some(node) = self.nodes.get_mut(inode) {
+                node.pins = node.pins.saturating_add_signed(*change);
+                applied.touched.push(*inode);
+            }
+        }
+        for inode in applied.touched {
+            self.settle_names(inode);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, mutation: &Mutation, position: u64, applied: &mut Applied) -> Result<(), Misfit> {
+        match mutation {
+            Mutation::Adopt(adopt) => self.adopt(adopt),
+            Mutation::Create { inode, key, attributes } => {
+                self.nodes.insert(*inode, Node::created(Key::from(key), (**attributes).clone()));
+                applied.touched.push(*inode);
+                Ok(())
+            }
+            Mutation::Attributes { inode, soft, attributes } => {
+                let node = self.nodes.get_mut(inode).ok_or(UNKNOWN)?;
+                let kept =
+                    Attributes { kind: node.attributes.kind, size: node.attributes.size, ..(**attributes).clone() };
+                node.attributes = kept;
+                self.changed(*inode, *soft);
+                Ok(())
+            }
+            Mutation::Times { inode, soft, times } => {
+                self.nodes.get_mut(inode).ok_or(UNKNOWN)?.attributes.set_times(times);
+                self.changed(*inode, *soft);
+                Ok(())
+            }
+            Mutation::Entry { directory, name, previous, child } => {
+                self.apply_entry(*directory, name, *previous, *child, applied)
+            }
+            Mutation::Resize { inode, size, anew } => self.apply_resize(*inode, *size, *anew),
+            Mutation::Punch { inode, offset, length } => self.apply_punch(*inode, *offset, *length),
+            Mutation::Write(write) => self.apply_write(write, position),
+            Mutation::Synced { inode, generation, position } => {
+                // The inode may be gone by now: the sync ran without the lock.
+                if let Some(content) = self.nodes.get_mut(inode).and_then(|node| node.content.as_deref_mut())
+                    && content.generation == *generation
+                {
+                    content.synced = content.synced.max(*position);
+                }
+                Ok(())
+            }
+            Mutation::Rebase { inode, version } => {
+                if let Some(node) = self.nodes.get_mut(inode) {
+                    node.version = *version;
+                }
+                Ok(())
+            }
+            Mutation::RebaseEntry { directory, name, base } => {
+                self.rebase_entry(*directory, name, *base);
+                Ok(())
+            }
+            Mutation::Freeze { .. }
+            | Mutation::Cut { .. }
+            | Mutation::Committed { .. }
+            | Mutation::Uncut { .. }
+            | Mutation::Stream { .. }
+            | Mutation::Node(_)
+            | Mutation::Name { .. }
+            | Mutation::Pipeline { .. } => Ok(()),
+        }
+    }
+
+    pub(super) fn adopt(&mut self, adopt: &Adopt) -> Result<(), Misfit> {
+        if let Some(node) = self.nodes.get_mut(&adopt.inode) {
+            node.journaled = true;
+            if node.dirty.is_none() && node.cut == 0 {
+                node.attributes = adopt.attributes.clone();
+                (node.links, node.version, node.content_hash) = (adopt.links, adopt.version, adopt.content);
+            }
+        } else {
+            let mut node = Node::known(adopt);
+            node.journaled = true;
+            self.nodes.insert(adopt.inode, node);
+        }
+        let Some((parent, name)) = &adopt.name else { return Ok(()) };
+        let entries = self.nodes.get_mut(parent).and_then(|node| node.directory.as_deref_mut()).ok_or(UNKNOWN)?;
+        if entries.slot(name).is_none_or(|slot| !slot.is_local()) {
+            entries.set(name, Some((adopt.inode, Kind::Directory)));
+        }
+        Ok(())
+    }
+
+    /// Marks an inode as to be put if it has a name and the change is more than a soft one.
+    fn changed(&mut self, inode: InodeId, soft: bool) {
+        if !soft && self.is_counted(inode) {
+            self.mark_dirty(inode);
+        }
+    }
+
+    /// True if the network is to have the inode: what it holds counts as pending.
+    fn is_counted(&self, inode: InodeId) -> bool {
+        self.nodes.get(&inode).is_some_and(|node| !node.orphan)
+    }
+
+    /// After a record: an inode without a name is none of the network's concern, one that got a name is.
+    fn settle_names(&mut self, inode: InodeId) {
+        let named = self.nlink(inode).is_some_and(|nlink| nlink > 0);
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        let was_orphan = std::mem::replace(&mut node.orphan, !named);
+        match (was_orphan, named) {
+            (false, false) => {
+                self.mark_clean(inode);
+                self.dirty_bytes -= self.dirty_bytes_of(inode);
+            }
+            (true, true) => {
+                self.dirty_bytes += self.dirty_bytes_of(inode);
+                self.mark_dirty(inode);
+            }
+            _ => {}
+        }
+        self.drop_if_gone(inode);
+    }
+
+    fn apply_entry(
+        &mut self,
+        directory: InodeId,
+        name: &Name,
+        previous: Option<InodeId>,
+        child: Option<InodeId>,
+        applied: &mut Applied,
+    ) -> Result<(), Misfit> {
+        let kind_of = |inode: InodeId| self.nodes.get(&inode).map(|node| (inode, node.kind())).ok_or(UNKNOWN);
+        let before = previous.map(kind_of).transpose()?;
+        let after = child.map(kind_of).transpose()?;
+        let entries = self.entries_mut(directory)?;
+        if entries.slot(name).is_none() {
+            // Replay: the journal says what was here.
+            entries.set(name, before);
+        }
+        let slot = entries.set(name, after);
+        let base = slot.base.map_or(previous, |(base, _)| base);
+        self.set_base(directory, name, base);
+        self.note_change();
+        if let Some((inode, kind)) = before {
+            self.lose_name(directory, name, inode, kind);
+            applied.touched.push(inode);
+        }
+        if let Some((inode, kind)) = after {
+            self.gain_name(directory, name, inode, kind);
+            applied.touched.push(inode);
+        }
+        Ok(())
+    }
+
+    fn lose_name(&mut self, directory: InodeId, name: &Name, inode: InodeId, kind: Kind) {
+        if kind == Kind::Directory
+            && let Some(parent) = self.nodes.get_mut(&directory)
+        {
+            parent.links = parent.links.saturating_sub(1);
+        }
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        node.names.retain(|(parent, known)| *parent != directory || known != name);
+        if kind != Kind::Directory {
+            node.links = node.links.saturating_sub(1);
+        }
+    }
+
+    fn gain_name(&mut self, directory: InodeId, name: &Name, inode: InodeId, kind: Kind) {
+        if kind == Kind::Directory
+            && let Some(parent) = self.nodes.get_mut(&directory)
+        {
+            parent.links = parent.links.saturating_add(1);
+        }
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        node.names.push((directory, name.clone()));
+        if kind != Kind::Directory {
+            node.links = node.links.saturating_add(1);
+        }
+    }
+
+    fn dirty_bytes_of(&self, inode: InodeId) -> u64 {
+        let content = self.nodes.get(&inode).and_then(|node| node.content.as_deref());
+        content.map_or(0, |content| content.dirty_bytes())
+    }
+
+    fn apply_resize(&mut self, inode: InodeId, size: u64, anew: bool) -> Result<(), Misfit> {
+        let counted = self.is_counted(inode);
+        let node = self.nodes.get_mut(&inode).ok_or(UNKNOWN)?;
+        let old = std::mem::replace(&mut node.attributes.size, size);
+        let content = node.content.as_deref_mut().ok_or(NO_FILE)?;
+        let dirty_before = content.dirty_bytes();
+        if size < old {
+            content.cleared(size..old);
+        }
+        let mut freed = 0;
+        if let Backing::Memory(bytes) = &mut content.backing
+            && bytes.len() as u64 > size
+        {
+            freed = bytes.len() as u64 - size;
+            std::sync::Arc::make_mut(bytes).truncate(size as usize);
+        }
+        let dropped = dirty_before - content.dirty_bytes();
+        if anew {
+            if matches!(content.backing, Backing::File) {
+                self.abandoned.push((inode, content.generation));
+                content.backing = Backing::Memory(Default::default());
+            }
+            content.present.clear();
+            (content.written, content.synced) = (0, 0);
+        }
+        self.memory_bytes -= freed;
+        if counted {
+            self.dirty_bytes -= dropped;
+            self.mark_dirty(inode);
+        }
+        Ok(())
+    }
+
+    fn apply_punch(&mut self, inode: InodeId, offset: u64, length: u64) -> Result<(), Misfit> {
+        let counted = self.is_counted(inode);
+        let node = self.nodes.get_mut(&inode).ok_or(UNKNOWN)?;
+        let content = node.content.as_deref_mut().ok_or(NO_FILE)?;
+        let range = offset..offset.saturating_add(length).min(node.attributes.size);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let dropped = content.dirty_within(&range);
+        content.cleared(range);
+        if counted {
+            self.dirty_bytes -= dropped;
+            self.mark_dirty(inode);
+        }
+        Ok(())
+    }
+
+    fn apply_write(&mut self, write: &Write, position: u64) -> Result<(), Misfit> {
+        let counted = self.is_counted(write.inode);
+        let node = self.nodes.get_mut(&write.inode).ok_or(UNKNOWN)?;
+        node.attributes.mode = write.mode;
+        node.attributes.set_times(&write.times);
+        let end = write.offset.checked_add(write.length).ok_or(Misfit("a write beyond the largest offset"))?;
+        node.attributes.size = node.attributes.size.max(end);
+        let content = node.content.as_deref_mut().ok_or(NO_FILE)?;
+        content.generation = write.generation;
+        let range = write.offset..end;
+        let fresh = write.length - content.dirty_within(&range);
+        content.wrote(range);
+        if write.data.is_none() {
+            content.written = position;
+        }
+        if counted {
+            self.dirty_bytes += fresh;
+            self.mark_dirty(write.inode);
+        }
+        Ok(())
+    }
+
+    fn rebase_entry(&mut self, directory: InodeId, name: &Name, base: Option<InodeId>) {
+        let Ok(entries) = self.entries_mut(directory) else { return };
+        if entries.slot(name).is_none() {
+            entries.set(name, None);
+        }
+        self.set_base(directory, name, base);
+    }
+
+    /// Drops a node that has no name, is not pinned, and has nothing left to tell the network.
+    pub(crate) fn drop_if_gone(&mut self, inode: InodeId) {
+        let Some(node) = self.nodes.get(&inode) else { return };
+        let has_changes = node.directory.as_ref().is_some_and(|directory| directory.changed > 0);
+        if self.nlink(inode) == Some(0) && node.pins == 0 && !has_changes {
+            self.drop_node(inode);
+        }
+    }
+
+    /// Takes a node out of memory.
+    pub(super) fn drop_node(&mut self, inode: InodeId) {
+        self.mark_clean(inode);
+        let counted = self.is_counted(inode);
+        let Some(node) = self.nodes.remove(&inode) else { return };
+        let Some(content) = node.content else { return };
+        if counted {
+            self.dirty_bytes -= content.dirty_bytes();
+        }
+        match &content.backing {
+            Backing::Memory(bytes) => self.memory_bytes -= bytes.len() as u64,
+            Backing::File => self.abandoned.push((inode, content.generation)),
+        }
+    }
+
+    pub(crate) fn entries_mut(&mut self, directory: InodeId) -> Result<&mut super::Directory, Misfit> {
+        self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut()).ok_or(Misfit("no such directory"))
+    }
+}
+
+const UNKNOWN: Misfit = Misfit("unknown inode");
+const NO_FILE: Misfit = Misfit("content of what is no file");
+
+/// Sets the three times a change may set.
+pub(crate) trait SetTimes {
+    /// Sets them.
+    fn set_times(&mut self, times: &Times);
+    /// What they are.
+    fn times(&self) -> Times;
+}
+
+impl SetTimes for Attributes {
+    fn set_times(&mut self, times: &Times) {
+        (self.atime, self.mtime, self.ctime) = (times.atime, times.mtime, times.ctime);
+    }
+
+    fn times(&self) -> Times {
+        Times { atime: self.atime, mtime: self.mtime, ctime: self.ctime }
+    }
+}

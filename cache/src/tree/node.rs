@@ -1,0 +1,116 @@
+//! One inode as the mount knows it.
+
+use super::directory::Directory;
+use crate::Name;
+use crate::content::map::Content;
+use crate::record::Adopt;
+use strewn_engine::bucket::Kind;
+use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
+use strewn_engine::secret::Key;
+
+/// One inode as the mount knows it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Its key.
+    pub(crate) key: Key,
+    /// Its attributes, with all local changes.
+    pub(crate) attributes: Attributes,
+    /// Names of a non-directory; subdirectories of a directory.
+    pub(crate) links: u32,
+    /// Row version once the queued cuts are applied; 0 while no cut has it.
+    pub(crate) version: u64,
+    /// Hash over the window tags in that version's record.
+    pub(crate) content_hash: [u8; 32],
+    /// Order of becoming dirty: the next cut puts the inode. `None` when it need not.
+    pub(crate) dirty: Option<u64>,
+    /// The newest cut that puts it; 0 for none.
+    pub(crate) cut: u64,
+    /// It has no name: the network is not to have it.
+    pub(crate) orphan: bool,
+    /// Open handles and kernel references.
+    pub(crate) pins: u64,
+    /// The journal knows it.
+    pub(crate) journaled: bool,
+    /// Names known of it; all of a directory's (there is one), perhaps not all of a file's.
+    pub(crate) names: Vec<(InodeId, Name)>,
+    /// Entries of a directory.
+    pub(crate) directory: Option<Box<Directory>>,
+    /// Content of a file.
+    pub(crate) content: Option<Box<Content>>,
+    /// What went wrong with an upload, for the next sync.
+    pub(crate) failed: Option<String>,
+    /// When it was last used, for eviction.
+    pub(crate) used: u64,
+}
+
+impl Node {
+    /// A node that exists only here.
+    pub(crate) fn created(key: Key, attributes: Attributes) -> Self {
+        let kind = attributes.kind;
+        let mut node = Self::bare(key, attributes);
+        node.journaled = true;
+        node.orphan = true;
+        node.directory = (kind == Kind::Directory).then(|| Box::new(Directory::new_local()));
+        node.content = (kind == Kind::File).then(|| Box::new(Content::new_local()));
+        node.content_hash = strewn_engine::content::window::content_hash(&[]);
+        node
+    }
+
+    /// A node of the network's.
+    pub(crate) fn known(adopt: &Adopt) -> Self {
+        let kind = adopt.attributes.kind;
+        let mut node = Self::bare(Key::from(&adopt.key), adopt.attributes.clone());
+        node.links = adopt.links;
+        node.orphan = kind != Kind::Directory && adopt.links == 0;
+        node.version = adopt.version;
+        node.content_hash = adopt.content;
+        node.names.extend(adopt.name.clone());
+        node.directory = (kind == Kind::Directory).then(Box::default);
+        node.content = (kind == Kind::File).then(|| Box::new(Content::new_remote()));
+        node
+    }
+
+    fn bare(key: Key, attributes: Attributes) -> Self {
+        Self {
+            key,
+            attributes,
+            links: 0,
+            version: 0,
+            content_hash: [0; 32],
+            dirty: None,
+            cut: 0,
+            orphan: false,
+            pins: 0,
+            journaled: false,
+            names: Vec::new(),
+            directory: None,
+            content: None,
+            failed: None,
+            used: 0,
+        }
+    }
+
+    /// Its kind.
+    pub(crate) fn kind(&self) -> Kind {
+        self.attributes.kind
+    }
+
+    /// True for directories.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.kind() == Kind::Directory
+    }
+
+    /// What the journal has to know to refer to it.
+    pub(crate) fn adopt(&self, inode: InodeId) -> Adopt {
+        Adopt {
+            inode,
+            key: (&self.key).into(),
+            attributes: self.attributes.clone(),
+            links: self.links,
+            version: self.version,
+            content: self.content_hash,
+            name: if self.is_directory() { self.names.first().cloned() } else { None },
+        }
+    }
+}

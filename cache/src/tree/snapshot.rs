@@ -1,0 +1,169 @@
+//! The pending state as a list of mutations, and back: what a snapshot of the journal holds.
+
+use super::{Misfit, Node, Tree};
+use crate::content::map::{Backing, Fill};
+use crate::record::{Mutation, NodeState};
+use bytes::Bytes;
+use std::collections::HashSet;
+use strewn_engine::ids::InodeId;
+
+impl Tree {
+    /// Everything the network does not have, parents first, with the nodes it refers to. From here on the journal knows these
+    /// nodes and no others.
+    pub(crate) fn pending_state(&mut self) -> Vec<Mutation> {
+        let mut wanted = HashSet::from([self.root]);
+        let mut names = Vec::new();
+        for (inode, node) in &self.nodes {
+            if (node.dirty.is_some() || node.cut != 0) && !node.orphan {
+                wanted.insert(*inode);
+            }
+            let Some(entries) = node.directory.as_deref() else { continue };
+            for (name, slot) in entries.slots().filter(|(_, slot)| slot.is_local()) {
+                let child = slot.child.map(|(child, _)| child);
+                wanted.insert(*inode);
+                wanted.extend(child);
+                let base = slot.base.map(|(base, order)| (order, base));
+                names.push((*inode, name.clone(), child, base, slot.cut));
+            }
+        }
+        let mut ordered = Vec::with_capacity(wanted.len());
+        let mut seen = HashSet::new();
+        for inode in wanted {
+            self.parents_first(inode, &mut seen, &mut ordered);
+        }
+        // Old changes first, as they were: the order decides what goes into a cut together.
+        let age = |inode: &InodeId| self.nodes.get(inode).and_then(|node| node.dirty).unwrap_or(0);
+        let (directories, mut files): (Vec<InodeId>, Vec<InodeId>) =
+            ordered.into_iter().partition(|inode| self.nodes.get(inode).is_some_and(Node::is_directory));
+        files.sort_by_key(age);
+        for node in self.nodes.values_mut() {
+            node.journaled = false;
+        }
+        let mut mutations = Vec::with_capacity(directories.len() + files.len() + names.len());
+        for inode in directories.into_iter().chain(files) {
+            if let Some(node) = self.nodes.get_mut(&inode) {
+                node.journaled = true;
+                mutations.push(Mutation::Node(Box::new(state_of(inode, node))));
+            }
+        }
+        names.sort_by_key(|(_, _, _, base, _)| base.map_or(0, |(order, _)| order));
+        mutations.extend(names.into_iter().map(|(directory, name, child, base, cut)| Mutation::Name {
+            directory,
+            name,
+            child,
+            base: base.map(|(_, base)| base),
+            cut,
+        }));
+        mutations
+    }
+
+    fn parents_first(&self, inode: InodeId, seen: &mut HashSet<InodeId>, ordered: &mut Vec<InodeId>) {
+        let mut chain = Vec::new();
+        let mut next = Some(inode);
+        while let Some(inode) = next.take()
+            && let Some(node) = self.nodes.get(&inode)
+            && seen.insert(inode)
+        {
+            chain.push(inode);
+            if node.is_directory() {
+                next = node.names.first().map(|(parent, _)| *parent);
+            }
+        }
+        ordered.extend(chain.into_iter().rev());
+    }
+
+    /// Takes back a node of a snapshot. Its bytes are the caller's to put into place.
+    pub(crate) fn restore_node(&mut self, state: &NodeState) -> Result<(), Misfit> {
+        let inode = state.adopt.inode;
+        self.adopt(&state.adopt)?;
+        let node = self.nodes.get_mut(&inode).ok_or(Misfit("a node of the snapshot"))?;
+        node.cut = state.cut;
+        if let Some(directory) = node.directory.as_deref_mut() {
+            directory.complete = state.complete;
+        }
+        let mut bytes = 0;
+        if let Some(content) = node.content.as_deref_mut() {
+            content.generation = state.generation;
+            content.inlined = state.inlined;
+            content.local = state.local;
+            if state.local {
+                content.tags = Some(Default::default());
+            }
+            for (start, end, hole) in state.ranges.iter().filter(|(start, end, _)| start < end) {
+                let fill = if *hole { Fill::Hole } else { Fill::Data };
+                content.dirty.insert(*start..*end, fill);
+                if !hole {
+                    content.present.insert(*start..*end);
+                }
+            }
+            bytes = content.dirty_bytes();
+        }
+        if state.dirty && !node.orphan {
+            self.dirty_bytes += bytes;
+            self.mark_dirty(inode);
+        }
+        if state.cut != 0 {
+            self.in_cut(state.cut).inodes.push(inode);
+        }
+        Ok(())
+    }
+
+    /// Takes back a name of a snapshot.
+    pub(crate) fn restore_name(
+        &mut self,
+        directory: InodeId,
+        name: &crate::Name,
+        child: Option<InodeId>,
+        base: Option<Option<InodeId>>,
+        cut: u64,
+    ) -> Result<(), Misfit> {
+        let child = match child {
+            Some(inode) => Some((inode, self.nodes.get(&inode).ok_or(Misfit("a name of the snapshot"))?.kind())),
+            None => None,
+        };
+        let slot = self.entries_mut(directory)?.set(name, child);
+        slot.cut = cut;
+        if let Some(base) = base {
+            self.set_base(directory, name, base);
+            self.note_change();
+        }
+        if let Some((inode, _)) = child
+            && let Some(node) = self.nodes.get_mut(&inode)
+            && !node.names.iter().any(|(parent, known)| *parent == directory && known == name)
+        {
+            node.names.push((directory, name.clone()));
+        }
+        if cut != 0 {
+            self.in_cut(cut).names.push((directory, name.clone()));
+        }
+        Ok(())
+    }
+}
+
+fn state_of(inode: InodeId, node: &Node) -> NodeState {
+    let mut state = NodeState {
+        adopt: node.adopt(inode),
+        dirty: node.dirty.is_some(),
+        cut: node.cut,
+        // A listing that is complete because it was loaded is loaded again; one that was made here has nothing to load.
+        complete: node.directory.is_some() && node.version == 0,
+        local: false,
+        inlined: None,
+        generation: 0,
+        ranges: Vec::new(),
+        bytes: Vec::new(),
+    };
+    let Some(content) = node.content.as_deref() else { return state };
+    (state.local, state.inlined, state.generation) = (content.local, content.inlined, content.generation);
+    // Nothing is frozen when a snapshot is taken.
+    state.ranges = content.dirty.iter().map(|(range, fill)| (range.start, range.end, *fill == Fill::Hole)).collect();
+    if let Backing::Memory(bytes) = &content.backing {
+        let data = state.ranges.iter().filter(|(_, _, hole)| !hole);
+        let piece = |(start, end, _): &(u64, u64, bool)| {
+            let part = bytes.get(*start as usize..*end as usize)?;
+            Some((*start, Bytes::copy_from_slice(part)))
+        };
+        state.bytes = data.filter_map(piece).collect();
+    }
+    state
+}

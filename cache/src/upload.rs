@@ -1,0 +1,221 @@
+//! Bringing queued batches to the network: segments side by side, batches strictly in order, for ever.
+//!
+//! What the network refuses for now (unreachable, too few nodes) is tried again; what it refuses until somebody acts (quota,
+//! rights) stays queued, is shown in the status, and is tried again at times; a batch that lost against another writer is
+//! taken apart (`conflict`). Nothing is ever dropped.
+
+use crate::Error;
+use crate::content::read::blocking;
+use crate::cut::batch::Queued;
+use crate::cut::seal::Segment;
+use crate::cut::tasks::Backoff;
+use crate::record::Mutation;
+use crate::shared::Shared;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use strewn_engine::bucket::{self, CommitReply, Refusal, SegmentSource};
+use strewn_engine::ids::SegmentId;
+use tokio::task::JoinSet;
+
+/// Segments put side by side.
+const PARALLEL_SEGMENTS: usize = 4;
+/// Batches whose segments may be put ahead of their turn.
+const CUTS_AHEAD: usize = 4;
+/// Weight of the newest batch in the rate shown.
+const RATE_WEIGHT: f64 = 0.3;
+
+/// Segments on their way.
+#[derive(Default)]
+struct Segments {
+    tasks: JoinSet<(SegmentId, Result<(), Error>)>,
+    in_flight: HashSet<SegmentId>,
+    done: HashSet<SegmentId>,
+}
+
+/// Sends batches until the cache is closed.
+pub(crate) async fn upload(shared: Arc<Shared>) {
+    let mut progress = shared.progress.subscribe();
+    let mut closing = shared.closing.subscribe();
+    let mut segments = Segments::default();
+    let mut backoff = Backoff::new();
+    let mut started = Instant::now();
+    loop {
+        let work = step(&shared, &mut segments, &mut progress);
+        let result = tokio::select! {
+            result = work => result,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        match result {
+            Ok(Step::Waited) => {}
+            Ok(Step::Sent(bytes)) => {
+                shared.note_rate(bytes, started.elapsed().as_secs_f64());
+                started = Instant::now();
+                backoff = Backoff::new();
+            }
+            Ok(Step::Idle) => started = Instant::now(),
+            Err(error) => {
+                shared.note_refused(&error);
+                tokio::select! {
+                    () = backoff.pause(&shared) => {}
+                    _ = closing.wait_for(|closing| *closing) => return,
+                }
+            }
+        }
+    }
+}
+
+enum Step {
+    /// A batch of so many bytes was committed.
+    Sent(u64),
+    /// Something moved on.
+    Waited,
+    /// There was nothing to do.
+    Idle,
+}
+
+async fn step(
+    shared: &Arc<Shared>,
+    segments: &mut Segments,
+    progress: &mut tokio::sync::watch::Receiver<u64>,
+) -> Result<Step, Error> {
+    let front: Vec<Arc<Queued>> = {
+        let state = shared.state.lock();
+        state.pipeline.queued.iter().take(CUTS_AHEAD).cloned().collect()
+    };
+    let Some(first) = front.first() else {
+        segments.done.clear();
+        return match progress.changed().await {
+            Ok(()) => Ok(Step::Idle),
+            Err(_) => Err(Error::Closed),
+        };
+    };
+    segments.begin(shared, front.iter().flat_map(|queued| &queued.segments));
+    if first.segments.iter().all(|segment| segments.done.contains(&segment.id)) {
+        let sent = shared.commit(first).await?;
+        if !sent {
+            segments.done.clear();
+        }
+        return Ok(if sent { Step::Sent(first.bytes) } else { Step::Waited });
+    }
+    tokio::select! {
+        Some(joined) = segments.tasks.join_next() => match joined {
+            Ok((id, result)) => {
+                segments.in_flight.remove(&id);
+                result?;
+                segments.done.insert(id);
+                Ok(Step::Waited)
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        },
+        _ = progress.changed() => Ok(Step::Waited),
+    }
+}
+
+impl Segments {
+    /// Starts as many as may run side by side.
+    fn begin<'a>(&mut self, shared: &Arc<Shared>, wanted: impl Iterator<Item = &'a Segment>) {
+        for segment in wanted {
+            if self.in_flight.len() >= PARALLEL_SEGMENTS {
+                return;
+            }
+            if self.done.contains(&segment.id) || !self.in_flight.insert(segment.id) {
+                continue;
+            }
+            let (shared, id) = (shared.clone(), segment.id);
+            self.tasks.spawn(async move { (id, shared.put_segment(id).await) });
+        }
+    }
+}
+
+impl Shared {
+    async fn put_segment(self: &Arc<Self>, segment: SegmentId) -> Result<(), Error> {
+        let source = self.segment_source(segment).await?;
+        let result = self.bucket.put_segment(segment, source).await;
+        self.note_network(&result);
+        Ok(result?)
+    }
+
+    /// A sealed segment file, all of its bytes checked once.
+    pub(crate) async fn segment_source(self: &Arc<Self>, segment: SegmentId) -> Result<Arc<dyn SegmentSource>, Error> {
+        if let Some(source) = self.sources.lock().get(&segment) {
+            return Ok(source.clone());
+        }
+        let shared = self.clone();
+        let source = blocking(move || shared.store.open_segment(segment)).await?;
+        self.sources.lock().put(segment, source.clone());
+        Ok(source)
+    }
+
+    /// Sends the oldest batch. True if the network has it now.
+    async fn commit(self: &Arc<Self>, queued: &Arc<Queued>) -> Result<bool, Error> {
+        let result = self.bucket.commit(&queued.commit).await;
+        self.note_network(&result);
+        match result {
+            Ok(CommitReply::Applied { .. }) => {
+                self.committed(queued)?;
+                Ok(true)
+            }
+            Ok(CommitReply::Refused { operation, reason }) => {
+                tracing::warn!("batch {} was refused at operation {operation}: {reason}", queued.commit.number);
+                if let Refusal::BadExtents(_) = reason {
+                    // Segments that waited for too long may have been collected: they are put again, then it is tried anew.
+                    self.note_error(Error::Network(bucket::Error::Invalid(reason.to_string())));
+                }
+                self.resolve(queued, &reason).await?;
+                Ok(false)
+            }
+            Err(bucket::Error::OutOfOrder(message)) => {
+                tracing::warn!("the stream of batches begins anew: {message}");
+                self.restart_stream()?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The network has the oldest batch: what only waited for it goes.
+    fn committed(&self, queued: &Queued) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.pipeline.queued.front().is_none_or(|front| front.cut != queued.cut) {
+            return Ok(());
+        }
+        state.append(&self.journal, &[Mutation::Committed { cut: queued.cut }])?;
+        state.pipeline.dequeue();
+        state.pipeline.committed = queued.cut;
+        state.pipeline.blocked = None;
+        if !matches!(state.pipeline.last_error, Some(Error::Disk(_))) {
+            state.pipeline.last_error = None;
+        }
+        while state.pipeline.ages.front().is_some_and(|(cut, _)| *cut <= queued.cut) {
+            state.pipeline.ages.pop_front();
+        }
+        state.tree.note_committed(queued.cut);
+        state.pipeline.done.push_back((queued.cut, queued.segments.clone()));
+        self.counters.uploaded_bytes.fetch_add(queued.bytes, Ordering::Relaxed);
+        self.bump();
+        Ok(())
+    }
+
+    fn note_refused(&self, error: &Error) {
+        let mut state = self.state.lock();
+        if let Error::Network(refused @ (bucket::Error::Quota(_) | bucket::Error::Forbidden(_))) = error {
+            state.pipeline.blocked = Some(refused.clone());
+        }
+        state.pipeline.last_error = Some(error.clone());
+        tracing::warn!("upload: {error}");
+        drop(state);
+        self.bump();
+    }
+
+    fn note_rate(&self, bytes: u64, seconds: f64) {
+        if seconds > 0.0 && bytes > 0 {
+            let mut state = self.state.lock();
+            let rate = bytes as f64 / seconds;
+            let before = state.pipeline.rate;
+            state.pipeline.rate = if before == 0.0 { rate } else { before + (rate - before) * RATE_WEIGHT };
+        }
+    }
+}

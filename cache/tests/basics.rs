@@ -1,0 +1,111 @@
+//! What goes in comes out: here, after a crash, and from the network alone.
+
+mod common;
+
+use common::*;
+use strewn_cache::disk::MemoryDisk;
+use strewn_cache::{Position, Seek};
+use strewn_engine::bucket::Kind;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_tree_reaches_the_network_and_another_cache() {
+    let (bucket, root) = bucket(64 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open(here.path(), &bucket, &root, options()).await;
+    let directory = create(&cache, root.inode, "d", Kind::Directory).await;
+    let small = create(&cache, directory, "small", Kind::File).await;
+    write(&cache, small, 0, b"hello").await;
+    let large = create(&cache, directory, "large", Kind::File).await;
+    let bytes = pattern(300_000, 1);
+    write(&cache, large, 0, &bytes).await;
+    write(&cache, large, 1_000_000, b"end").await;
+    create(&cache, root.inode, "link", Kind::Symlink).await;
+    let before = picture(&cache).await;
+    assert_eq!(before["/d/small"].3, b"hello");
+    drain(&cache).await;
+    assert_eq!(picture(&cache).await, before);
+
+    let there = tempfile::tempdir().unwrap();
+    let other = open(there.path(), &bucket, &root, options()).await;
+    assert_eq!(picture(&other).await, before);
+    let found = lookup(&other, directory, "large").await.unwrap();
+    assert_eq!(other.seek(found, 300_000, Seek::Data).await.unwrap(), Some(1_000_000));
+    assert_eq!(other.seek(found, 0, Seek::Hole).await.unwrap(), Some(300_000));
+    assert_eq!(other.seek(found, 1_000_003, Seek::Data).await.unwrap(), None);
+    cache.close().await.unwrap();
+    other.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_the_process_dies() {
+    let (bucket, root) = bucket(64 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    write(&cache, file, 0, &pattern(500_000, 3)).await;
+    drain(&cache).await;
+    write(&cache, file, 100, b"changed").await;
+    write(&cache, file, 450_000, &pattern(100_000, 4)).await;
+    punch(&cache, file, 200_000, 50_000).await;
+    rename(&cache, root.inode, "f", root.inode, "g").await;
+    create(&cache, root.inode, "new", Kind::Directory).await;
+    let before = picture(&cache).await;
+    let left = disk.kill();
+    cache.close().await.unwrap();
+    let cache = open_on(&left, &bucket, &root, options()).await;
+    assert_eq!(picture(&cache).await, before);
+    drain(&cache).await;
+    assert_eq!(picture(&cache).await, before);
+    cache.close().await.unwrap();
+    let there = tempfile::tempdir().unwrap();
+    let other = open(there.path(), &bucket, &root, options()).await;
+    assert_eq!(picture(&other).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_go_to_the_end_and_say_where() {
+    let (bucket, root) = bucket(64 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open(here.path(), &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "log", Kind::File).await;
+    let mut expected = Vec::new();
+    for round in 0..40 {
+        let line = pattern(3_000, round);
+        let written = cache.write(file, Position::End, &line, |a| a.mtime = now(round as i64)).await.unwrap();
+        assert_eq!(written.offset as usize, expected.len());
+        expected.extend_from_slice(&line);
+        assert_eq!(written.size as usize, expected.len());
+    }
+    assert_eq!(read_all(&cache, file).await, expected);
+    assert_eq!(cache.transact(|tx| tx.attributes(file)).await.unwrap().mtime, now(39));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_temporary_file_renamed_over_its_target_leaves_no_trace() {
+    let (bucket, root) = bucket(64 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open(here.path(), &bucket, &root, options()).await;
+    let target = create(&cache, root.inode, "target", Kind::File).await;
+    write(&cache, target, 0, b"old").await;
+    drain(&cache).await;
+    let before = bucket.calls();
+    let entries = bucket.snapshot().entries.len();
+    let temporary = create(&cache, root.inode, ".target.tmp", Kind::File).await;
+    write(&cache, temporary, 0, b"new").await;
+    rename(&cache, root.inode, ".target.tmp", root.inode, "target").await;
+    let scratch = create(&cache, root.inode, "scratch", Kind::File).await;
+    write(&cache, scratch, 0, &pattern(200_000, 1)).await;
+    unlink(&cache, root.inode, "scratch").await;
+    drain(&cache).await;
+    let after = bucket.calls();
+    assert_eq!(after.commit - before.commit, 1);
+    assert_eq!(after.put_segment, before.put_segment, "the scratch file never left");
+    let snapshot = bucket.snapshot();
+    assert_eq!(snapshot.entries.len(), entries);
+    assert_eq!(snapshot.bytes, 3);
+    // Made and removed again: nothing to send at all.
+    create(&cache, root.inode, "x", Kind::File).await;
+    unlink(&cache, root.inode, "x").await;
+    drain(&cache).await;
+    assert_eq!(bucket.calls().commit, after.commit);
+}
