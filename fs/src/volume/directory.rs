@@ -93,7 +93,7 @@ impl Volume {
         });
         let rest = entries.into_iter().map(|(stat, entry)| Listed {
             cookie: entry.cookie + PARENT_COOKIE,
-            name: entry.name.into(),
+            name: entry.name.as_bytes().to_vec(),
             entry: self.entry(stat),
             referenced: true,
         });
