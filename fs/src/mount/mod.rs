@@ -67,11 +67,12 @@ pub struct Mounted {
     pub point: MountPoint,
 }
 
-/// A mount of ours.
+/// A mount of ours. The kernel gives ids out again soon after an unmount, so a mount is only taken for the same one if
+/// place, device number and source agree with what was seen, too; and whoever serves a drive lets go of it while it is
+/// still served, not later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
-    path: PathBuf,
-    id: u64,
+    entry: MountEntry,
 }
 
 /// What is at a path.
@@ -158,14 +159,14 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<Mounted, MountError>
     let failed = |reason: String| MountError::Failed { path: path.clone(), reason };
     let entries = table::read().map_err(|error| failed(format!("cannot read the mount table: {error}")))?;
     let top = table::top_at(&entries, &path).filter(|entry| entry.fs_type == FS_TYPE);
-    let id = top.ok_or_else(|| failed("the mount vanished at once".into()))?.id;
+    let entry = top.ok_or_else(|| failed("the mount vanished at once".into()))?.clone();
     if by_root {
         // Without the entry a plain umount(8) does not wait for the network. The drive works all the same.
         if let Err(error) = Utab::system().add(&path, source(options)) {
             tracing::warn!(%error, "plain umount will not wait for uploads: use strewn umount");
         }
     }
-    Ok(Mounted { fd, point: MountPoint { path, id } })
+    Ok(Mounted { fd, point: MountPoint { entry } })
 }
 
 /// What is mounted at a path. Waits at most [`ANSWER_WITHIN`] for a drive to show that it lives.
@@ -176,7 +177,7 @@ pub fn at(path: &Path) -> io::Result<At> {
     if top.fs_type != FS_TYPE {
         return Ok(At::Other(top.fs_type.clone()));
     }
-    let point = MountPoint { path: path.clone(), id: top.id };
+    let point = MountPoint { entry: top.clone() };
     Ok(match probe(path) {
         Some(Err(error)) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NOTCONN) => {
             At::Stale(point)
@@ -212,23 +213,23 @@ impl MountPoint {
         match table::top_at(&entries, &path) {
             None => Err(UnmountError::NotMounted(path)),
             Some(top) if top.fs_type != FS_TYPE => Err(UnmountError::NotOurs { path, fs_type: top.fs_type.clone() }),
-            Some(top) => Ok(Self { id: top.id, path }),
+            Some(top) => Ok(Self { entry: top.clone() }),
         }
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.entry.path
     }
 
     /// The id in the mount table.
     pub fn id(&self) -> u64 {
-        self.id
+        self.entry.id
     }
 
     /// True while the mount is in the mount table.
     pub fn is_mounted(&self) -> io::Result<bool> {
-        Ok(table::read()?.iter().any(|entry| entry.id == self.id && entry.fs_type == FS_TYPE))
+        Ok(table::read()?.iter().any(|entry| self.is(entry)))
     }
 
     /// Unmounts. Fails with [`UnmountError::Busy`] while it is used. A mount that is already gone is fine; one that took
@@ -250,28 +251,33 @@ impl MountPoint {
         }
     }
 
+    fn is(&self, entry: &MountEntry) -> bool {
+        // What it is mounted on may have moved.
+        *entry == MountEntry { parent: entry.parent, ..self.entry.clone() }
+    }
+
     fn let_go(&self, flags: UnmountFlags) -> Result<(), UnmountError> {
-        let failed = |reason: String| UnmountError::Failed { path: self.path.clone(), reason };
+        let path = self.path();
+        let failed = |reason: String| UnmountError::Failed { path: path.into(), reason };
         let entries = table::read().map_err(|error| failed(format!("cannot read the mount table: {error}")))?;
-        if !entries.iter().any(|entry| entry.id == self.id && entry.fs_type == FS_TYPE) {
+        if !entries.iter().any(|entry| self.is(entry)) {
             return Ok(());
         }
-        match table::top_at(&entries, &self.path) {
-            Some(top) if top.id == self.id => {}
-            _ => return Err(UnmountError::Covered(self.path.clone())),
+        if !table::top_at(&entries, path).is_some_and(|top| self.is(top)) {
+            return Err(UnmountError::Covered(path.into()));
         }
         let lazy = flags.contains(UnmountFlags::DETACH);
-        match rustix::mount::unmount(&self.path, flags | UnmountFlags::NOFOLLOW) {
+        match rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
-            Err(rustix::io::Errno::BUSY) => return Err(UnmountError::Busy(self.path.clone())),
-            Err(rustix::io::Errno::PERM) if !is_root() => fusermount::unmount(&self.path, lazy)?,
-            Err(rustix::io::Errno::PERM) => return Err(UnmountError::Permission(self.path.clone())),
+            Err(rustix::io::Errno::BUSY) => return Err(UnmountError::Busy(path.into())),
+            Err(rustix::io::Errno::PERM) if !is_root() => fusermount::unmount(path, lazy)?,
+            Err(rustix::io::Errno::PERM) => return Err(UnmountError::Permission(path.into())),
             Err(error) => return Err(failed(error.to_string())),
         }
         if is_root()
-            && let Err(error) = Utab::system().remove(&self.path)
+            && let Err(error) = Utab::system().remove(path)
         {
-            tracing::warn!(%error, path = %self.path.display(), "a stale entry stays in the mount helper's table");
+            tracing::warn!(%error, path = %path.display(), "a stale entry stays in the mount helper's table");
         }
         Ok(())
     }

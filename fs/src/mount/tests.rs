@@ -75,10 +75,20 @@ fn only_drives_are_unmounted() {
     assert_eq!(at(Path::new("/proc")).unwrap(), At::Other("proc".into()));
     assert!(!clean_stale(directory.path()).unwrap());
     // A mount that is gone needs no unmounting, and what is there now is left alone.
-    let gone = MountPoint { path: "/proc".into(), id: u64::MAX };
-    assert!(!gone.is_mounted().unwrap());
-    gone.unmount().unwrap();
-    assert!(Path::new("/proc/self").exists());
+    let proc = table::top_at(&table::read().unwrap(), Path::new("/proc")).unwrap().clone();
+    let same = MountPoint { entry: MountEntry { parent: u64::MAX, ..proc.clone() } };
+    assert!(same.is_mounted().unwrap());
+    for entry in [
+        MountEntry { id: u64::MAX, ..proc.clone() },
+        MountEntry { fs_type: FS_TYPE.into(), ..proc.clone() },
+        MountEntry { device: (7, 7), ..proc.clone() },
+        MountEntry { source: "strewn:gone".into(), ..proc },
+    ] {
+        let gone = MountPoint { entry };
+        assert!(!gone.is_mounted().unwrap());
+        gone.unmount().unwrap();
+        assert!(Path::new("/proc/self").exists());
+    }
 }
 
 #[test]
