@@ -1,181 +1,167 @@
-//! Where blocking work of all nodes of a process runs, and how callers that finish together share one sync.
+//! Where blocking work of all nodes of a process runs: a few threads of the runtime, however many nodes there are.
+//!
+//! The runtime's own pool starts threads by the hundred when many short jobs come at once. Here at most [`WORKERS`] of them
+//! take jobs from one queue, and rest a moment before they go. The queue is bounded by those who wait: a transfer has one
+//! job under way, and transfers are limited.
 
-use parking_lot::Mutex;
-use std::sync::Arc;
-use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::task::JoinHandle;
+use parking_lot::{Condvar, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
 
-/// Disk jobs of all nodes of a process that run at a time; each takes a thread of the runtime's blocking pool.
-const JOBS: usize = 32;
-
-/// Shared by all nodes of the process, so that a hundred of them do not take hundreds of threads.
-static PERMITS: Semaphore = Semaphore::const_new(JOBS);
+/// Threads of a runtime that do disk work.
+const WORKERS: usize = 32;
+/// How long a thread waits for another job.
+const REST: Duration = Duration::from_millis(20);
 
 /// The job did not come back: it panicked, or the runtime is shutting down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("disk job was lost")]
 pub struct Lost;
 
+/// A job under way. Dropped, it goes on.
+pub(crate) struct Job<T>(oneshot::Receiver<T>);
+
+impl<T> Future for Job<T> {
+    type Output = Result<T, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(|_| Lost)
+    }
+}
+
+/// Starts blocking work off the async threads, or lets it wait for one of the threads. Within a runtime only.
+pub(crate) fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Job<T> {
+    let (sender, receiver) = oneshot::channel();
+    pool().submit(Box::new(move || {
+        // A panic was reported by its hook and is Lost to who waits.
+        if let Ok(result) = catch_unwind(AssertUnwindSafe(job)) {
+            // Who went away does not want it.
+            let _ = sender.send(result);
+        }
+    }));
+    Job(receiver)
+}
+
 /// Runs blocking work off the async threads.
 pub(crate) async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Lost> {
-    start(job).await?.await.map_err(|_| Lost)
+    start(job).await
 }
 
-/// Starts blocking work off the async threads, once there is a thread for it.
-pub(crate) async fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, Lost> {
-    let permit = PERMITS.acquire().await.map_err(|_| Lost)?;
-    Ok(tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        job()
-    }))
+/// The pools of the runtimes of this process: one, outside of tests.
+static POOLS: LazyLock<Mutex<HashMap<Id, Arc<Pool>>>> = LazyLock::new(Mutex::default);
+
+fn pool() -> Arc<Pool> {
+    POOLS.lock().entry(Handle::current().id()).or_default().clone()
 }
 
-/// Work on one group of items: one result per item, in order.
-pub(crate) trait Batch: Send + Sync + 'static {
-    /// What is handed in.
-    type Item: Send + 'static;
-    /// What comes of it.
-    type Outcome: Send + 'static;
-    /// Handles a group; runs off the async threads, never twice at a time.
-    fn run(&self, items: Vec<Self::Item>) -> Vec<Self::Outcome>;
+type Work = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Pool {
+    state: Mutex<State>,
+    wake: Condvar,
 }
 
-/// Groups the items that come while the group before is being handled. Takes a thread only while there is work.
-///
-/// The queue is bounded by its callers: each waits for its outcome, and a node bounds its transfers.
-pub(crate) struct Group<B: Batch> {
-    batch: Arc<B>,
-    state: Mutex<State<B>>,
-    idle: Notify,
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Work>,
+    workers: usize,
+    /// Workers that wait and have not been called.
+    resting: usize,
+    /// Workers that were called and have not come yet.
+    called: usize,
 }
 
-struct State<B: Batch> {
-    pending: Vec<(B::Item, oneshot::Sender<B::Outcome>)>,
-    running: bool,
-}
-
-impl<B: Batch> Group<B> {
-    /// A group without work.
-    pub(crate) fn new(batch: Arc<B>) -> Arc<Self> {
-        let state = State { pending: Vec::new(), running: false };
-        Arc::new(Self { batch, state: Mutex::new(state), idle: Notify::new() })
-    }
-
-    /// What handles the groups.
-    pub(crate) fn batch(&self) -> &B {
-        &self.batch
-    }
-
-    /// Hands in an item and waits until its group is done. The item is handled even if the caller goes away.
-    pub(crate) async fn submit(self: &Arc<Self>, item: B::Item) -> Result<B::Outcome, Lost> {
-        let (sender, receiver) = oneshot::channel();
-        let start = {
-            let mut state = self.state.lock();
-            state.pending.push((item, sender));
-            !std::mem::replace(&mut state.running, true)
-        };
-        if start {
-            let group = self.clone();
-            let job = run(move || group.work());
-            // Its own task, so that the group goes on when this caller goes away.
-            tokio::spawn(job);
+impl Pool {
+    fn submit(self: &Arc<Self>, job: Work) {
+        let mut state = self.state.lock();
+        state.jobs.push_back(job);
+        if state.resting > 0 {
+            state.resting -= 1;
+            state.called += 1;
+            self.wake.notify_one();
+        } else if state.workers < WORKERS {
+            state.workers += 1;
+            let worker = Worker { pool: self.clone(), is_counted: true };
+            drop(state);
+            // It is not awaited: what it does is.
+            drop(tokio::task::spawn_blocking(move || worker.work()));
         }
-        receiver.await.map_err(|_| Lost)
     }
+}
 
-    /// Waits until nothing is pending.
-    pub(crate) async fn idle(&self) {
+/// A thread at work. Counted until it leaves, even if the runtime never ran it.
+struct Worker {
+    pool: Arc<Pool>,
+    is_counted: bool,
+}
+
+impl Worker {
+    fn work(mut self) {
+        let pool = self.pool.clone();
+        let mut state = pool.state.lock();
         loop {
-            let notified = self.idle.notified();
-            if !self.state.lock().running {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                job();
+                state = pool.state.lock();
+                continue;
+            }
+            state.resting += 1;
+            let is_over = pool.wake.wait_for(&mut state, REST).timed_out();
+            if state.called > 0 {
+                state.called -= 1;
+                continue;
+            }
+            state.resting -= 1;
+            if is_over && state.jobs.is_empty() {
+                // In the same breath, so that whoever submits next sees it.
+                state.workers -= 1;
+                self.is_counted = false;
                 return;
             }
-            notified.await;
-        }
-    }
-
-    fn work(&self) {
-        let _guard = EndOfWork(self);
-        loop {
-            let (items, senders): (Vec<_>, Vec<_>) = {
-                let mut state = self.state.lock();
-                if state.pending.is_empty() {
-                    state.running = false;
-                    return;
-                }
-                state.pending.drain(..).unzip()
-            };
-            for (sender, outcome) in senders.into_iter().zip(self.batch.run(items)) {
-                // A caller that went away does not want it.
-                let _ = sender.send(outcome);
-            }
         }
     }
 }
 
-/// Wakes who waits for idleness; after a panic also drops what is pending, so that nobody waits forever.
-struct EndOfWork<'a, B: Batch>(&'a Group<B>);
-
-impl<B: Batch> Drop for EndOfWork<'_, B> {
+impl Drop for Worker {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut state = self.0.state.lock();
-            state.pending.clear();
-            state.running = false;
+        if self.is_counted {
+            self.pool.state.lock().workers -= 1;
         }
-        self.0.idle.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Count(Mutex<Vec<usize>>);
-
-    impl Batch for Count {
-        type Item = u32;
-        type Outcome = u32;
-        fn run(&self, items: Vec<u32>) -> Vec<u32> {
-            self.0.lock().push(items.len());
-            items.into_iter().map(|i| i + 1).collect()
-        }
-    }
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[tokio::test]
-    async fn every_item_gets_its_own_outcome() {
-        let count = Arc::new(Count(Mutex::default()));
-        let group = Group::new(count.clone());
-        let tasks: Vec<_> = (0..100)
+    async fn every_job_runs_and_at_most_so_many_at_a_time() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let jobs: Vec<_> = (0..1_000)
             .map(|i| {
-                tokio::spawn({
-                    let group = group.clone();
-                    async move { (i, group.submit(i).await) }
+                let (running, most) = (running.clone(), most.clone());
+                start(move || {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    i
                 })
             })
             .collect();
-        for task in tasks {
-            let (i, outcome) = task.await.expect("task");
-            assert_eq!(outcome, Ok(i + 1));
+        for (i, job) in jobs.into_iter().enumerate() {
+            assert_eq!(job.await, Ok(i));
         }
-        group.idle().await;
-        assert_eq!(count.0.lock().iter().sum::<usize>(), 100);
-    }
-
-    struct Panics;
-
-    impl Batch for Panics {
-        type Item = ();
-        type Outcome = ();
-        fn run(&self, _: Vec<()>) -> Vec<()> {
-            panic!("as the test wants it")
-        }
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_reported_and_does_not_block_the_next() {
-        let group = Group::new(Arc::new(Panics));
-        assert_eq!(group.submit(()).await, Err(Lost));
-        assert_eq!(group.submit(()).await, Err(Lost));
+        assert!(most.load(Ordering::SeqCst) <= WORKERS);
+        assert_eq!(run(|| panic!("as the test wants it")).await, Err::<(), _>(Lost));
+        assert_eq!(run(|| 1).await, Ok(1), "the pool goes on");
     }
 }

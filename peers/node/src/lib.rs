@@ -11,6 +11,7 @@
 
 mod disk;
 mod faults;
+mod group;
 pub mod ledger;
 mod node;
 mod service;

@@ -38,10 +38,9 @@ struct Account {
 }
 
 impl Accounts {
-    /// What the bytes of a ledger file say; none if there are none.
-    pub(super) fn replay(bytes: &[u8], now: i64) -> Self {
+    /// What the frames of a ledger file say.
+    pub(super) fn replay(frames: &mut Frames<'_>, now: i64) -> Self {
         let mut accounts = Self { by_serial: HashMap::new(), horizon: i64::MIN, closed: None };
-        let mut frames = Frames::new(bytes);
         frames.by_ref().for_each(|record| accounts.apply(record));
         if frames.is_damaged() {
             tracing::error!("the ledger is damaged: limits made up to now are refused");
@@ -200,6 +199,14 @@ impl Accounts {
             records.extend(account.is_settled.then_some(Record::Settled { serial: *serial }));
         }
         records
+    }
+
+    /// True if the file says exactly what is true.
+    pub(super) fn is_written(&self) -> bool {
+        let is_written = |account: &Account| {
+            account.is_known && account.spent == account.noted && account.paid == account.paid_noted
+        };
+        self.by_serial.values().all(is_written)
     }
 
     /// Limits that may still be spent or settled.

@@ -1,7 +1,7 @@
 //! The ledger's file: appended to in frames into zeros written ahead, and now and then replaced as a whole.
 
 use super::OpenError;
-use super::record::{self, Record, VERSION};
+use super::record::{self, Frames, Record, VERSION};
 use crate::store::sync_directory;
 use std::fs::OpenOptions;
 use std::io;
@@ -22,6 +22,8 @@ pub(crate) struct File {
     /// Number of the next frame.
     number: u64,
     is_dirty: bool,
+    /// True until the name of a new file is durable.
+    is_new: bool,
 }
 
 /// The bytes of the ledger at `path`, of this version; `None` if there is none.
@@ -30,6 +32,10 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
+    if bytes.iter().all(|byte| *byte == 0) {
+        // Made just before the power went, and never synced.
+        return Ok(None);
+    }
     match record::version(&bytes) {
         Some(VERSION) => Ok(Some(bytes)),
         Some(other) => Err(OpenError::Version(other)),
@@ -38,8 +44,20 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
 }
 
 impl File {
-    /// Replaces the file at `path` by one with these records, durably.
-    pub(crate) fn create(path: &Path, records: &[Record]) -> io::Result<Self> {
+    /// Goes on behind the frames of a file, of which these are the bytes; `None` if there is anything else behind them.
+    pub(crate) fn resume(path: &Path, bytes: &[u8], frames: &Frames<'_>) -> io::Result<Option<Self>> {
+        let (end, number) = frames.end();
+        if bytes.get(end..).is_none_or(|rest| rest.iter().any(|byte| *byte != 0)) {
+            return Ok(None);
+        }
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let (path, end, allocated) = (path.to_owned(), end as u64, bytes.len() as u64);
+        // What a killed process has written may not have reached the disk.
+        Ok(Some(Self { path, file, end, allocated, number, is_dirty: true, is_new: false }))
+    }
+
+    /// Replaces the file at `path` by one with these records, durably if `sync`, else with the next sync.
+    pub(crate) fn create(path: &Path, records: &[Record], sync: bool) -> io::Result<Self> {
         let (temporary, mut bytes) = (path.with_extension("tmp"), record::header().to_vec());
         let number = append(&mut bytes, 1, records)?;
         let end = bytes.len() as u64;
@@ -47,12 +65,15 @@ impl File {
         bytes.resize(allocated as usize, 0);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary)?;
         file.write_all_at(&bytes, 0)?;
-        file.sync_data()?;
-        std::fs::rename(&temporary, path)?;
-        if let Some(directory) = path.parent() {
-            sync_directory(directory)?;
+        if sync {
+            file.sync_data()?;
         }
-        Ok(Self { path: path.to_owned(), file, end, allocated, number, is_dirty: false })
+        std::fs::rename(&temporary, path)?;
+        let mut new = Self { path: path.to_owned(), file, end, allocated, number, is_dirty: true, is_new: true };
+        if sync {
+            new.sync()?;
+        }
+        Ok(new)
     }
 
     /// Appends records, without a sync.
@@ -79,12 +100,18 @@ impl File {
             self.file.sync_data()?;
             self.is_dirty = false;
         }
+        if self.is_new {
+            if let Some(directory) = self.path.parent() {
+                sync_directory(directory)?;
+            }
+            self.is_new = false;
+        }
         Ok(())
     }
 
     /// Replaces everything, durably.
     pub(crate) fn rewrite(&mut self, records: &[Record]) -> io::Result<()> {
-        *self = Self::create(&self.path, records)?;
+        *self = Self::create(&self.path, records, true)?;
         Ok(())
     }
 

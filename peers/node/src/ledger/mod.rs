@@ -19,12 +19,13 @@ mod account;
 mod file;
 mod record;
 
-use crate::disk::{self, Batch, Group, Lost};
+use crate::disk::{self, Lost};
+use crate::group::{Batch, Group};
 use crate::verify::Limit;
 use account::Accounts;
 use file::File;
 use parking_lot::Mutex;
-use record::Record;
+use record::{Frames, Record};
 use std::path::Path;
 use std::sync::Arc;
 use strewn_engine::ids::{SatelliteId, Serial};
@@ -102,10 +103,20 @@ enum Note {
 impl Ledger {
     /// Opens the ledger in file `path`, or makes it.
     pub fn open(path: &Path, now: i64) -> Result<Self, OpenError> {
-        let mut accounts = Accounts::replay(&file::read(path)?.unwrap_or_default(), now);
+        let bytes = file::read(path)?;
+        let mut frames = Frames::new(bytes.as_deref().unwrap_or_default());
+        let mut accounts = Accounts::replay(&mut frames, now);
+        let remembered = accounts.len();
         accounts.forget(now);
-        // Anew, so that nothing is appended behind a torn tail.
-        let file = File::create(path, &accounts.records(false))?;
+        let resumed = match &bytes {
+            Some(bytes) if accounts.len() == remembered => File::resume(path, bytes, &frames)?,
+            _ => None,
+        };
+        let file = match resumed {
+            Some(file) => file,
+            // Nothing is appended behind a torn tail, and what is forgotten stays so. An empty ledger can as well be lost.
+            None => File::create(path, &accounts.records(false), bytes.is_some())?,
+        };
         let book = Arc::new(Book { accounts: Mutex::new(accounts), file: Mutex::new(file) });
         let notes = Group::new(book.clone());
         Ok(Self { book, notes })
@@ -224,6 +235,9 @@ impl Book {
         let Some((now, exact)) = rewrite else { return Ok(()) };
         let records = {
             let mut accounts = self.accounts.lock();
+            if exact && accounts.is_written() {
+                return file.sync();
+            }
             accounts.forget(now);
             accounts.records(exact)
         };

@@ -84,6 +84,11 @@ impl<'a> Frames<'a> {
         Self { bytes, at: HEADER, number: 1 }
     }
 
+    /// Where the frames read so far end, and the number of the next one.
+    pub(crate) fn end(&self) -> (usize, u64) {
+        (self.at, self.number)
+    }
+
     /// True if what follows the last good frame holds a later one: not a torn tail, but damage to what was synced.
     pub(crate) fn is_damaged(&self) -> bool {
         let mut later = (self.at..self.bytes.len()).step_by(8).filter_map(|at| frame_at(self.bytes, at));

@@ -1,19 +1,18 @@
 //! A piece comes in: while one portion is hashed and written, the next one is received.
 
 use super::{Connection, STEP, ServeError, Stop, limit_refused, lost, refused, unless_closing, unpaid};
-use crate::disk;
+use crate::disk::{self, Job};
 use crate::store::{Incoming, StoreError};
 use crate::verify::{Limit, Purpose};
 use strewn_engine::order::{OrderLimit, Receipt, Signed};
 use strewn_wire::node::{MAX_PIECE, NodeError, Reply, Request, SHARE, read_raw};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinHandle;
 
 /// Where the piece is, and the buffers.
 struct Sink {
     /// The piece, unless a job has it.
     incoming: Option<Incoming>,
-    job: Option<JoinHandle<Written>>,
+    job: Option<Job<Written>>,
     /// A buffer that no job has.
     spare: Vec<u8>,
     /// Bytes still to be received.
@@ -136,14 +135,14 @@ impl Sink {
             let result = incoming.write(&buffer);
             Written { incoming, buffer, result }
         });
-        self.job = Some(job.await.map_err(lost)?);
+        self.job = Some(job);
         Ok(())
     }
 
     /// Waits for the job under way.
     async fn settle(&mut self) -> Result<(), Stop> {
         let Some(job) = self.job.take() else { return Ok(()) };
-        let written = job.await.map_err(|_| lost(disk::Lost))?;
+        let written = job.await.map_err(lost)?;
         (self.incoming, self.spare) = (Some(written.incoming), written.buffer);
         written.result.map_err(refused)
     }

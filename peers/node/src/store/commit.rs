@@ -9,7 +9,7 @@ use super::log::Log;
 use super::record::{Footer, Header, UNIT, record_length};
 use super::space::Place;
 use super::{Shared, StoreError};
-use crate::disk::Batch;
+use crate::group::Batch;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

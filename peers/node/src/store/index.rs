@@ -262,10 +262,11 @@ pub(crate) fn remove(path: &Path) {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    // Exclusive: the node's lock keeps others out, and no shared memory file is needed.
+    // Exclusive: the node's lock keeps others out, and no shared memory file is needed. Making an empty database need not
+    // be synced: what of it is lost is made again.
     connection.execute_batch(&format!(
-        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-         PRAGMA cache_size = -{CACHE_KIB};"
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{CACHE_KIB};"
     ))?;
     Ok(connection)
 }

@@ -23,7 +23,8 @@ pub use incoming::Incoming;
 pub use piece::Piece;
 pub use space::Bytes;
 
-use crate::disk::{self, Group, Lost};
+use crate::disk::{self, Lost};
+use crate::group::Group;
 use commit::{Committer, Done, Operation};
 use index::{Index, Location};
 use log::{Log, LogError};
