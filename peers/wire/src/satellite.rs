@@ -52,7 +52,7 @@ pub enum Request {
     Inode { bucket: BucketId, inode: InodeId },
     /// Reply: [`Reply::Extents`].
     Extents { bucket: BucketId, inode: InodeId, offset: u64, length: u64 },
-    /// Where blocks of a run lie. Reply: [`Reply::Run`].
+    /// Where blocks of a run lie, as far as it goes: an uplink asks for more than there may be. Reply: [`Reply::Run`].
     LocateRun { bucket: BucketId, inode: InodeId, run: RunId, first: u64, count: u64 },
     /// Limits for reading pieces of a segment that holds blocks of `run`. Reply: [`Reply::Download`].
     BeginDownload { bucket: BucketId, inode: InodeId, run: RunId, segment: SegmentId, uplink: [u8; 32] },

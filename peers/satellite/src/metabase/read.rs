@@ -116,7 +116,7 @@ pub(crate) fn check_refers(connection: &Connection, bucket: &Bucket, file: Inode
     }
 }
 
-/// Where blocks `first..first + count` of a run lie.
+/// Where blocks `first..first + count` of a run lie, as far as the run goes. Fails if `first` lies beyond it.
 pub(crate) fn locate(
     connection: &Connection,
     bucket: &Bucket,
@@ -132,8 +132,8 @@ pub(crate) fn locate(
         statement.query_row(params![bucket.number, run.as_bytes()], |row| row.get(0)).optional()?;
     let inline = inline.ok_or_else(|| bucket::Error::NotFound(format!("run {run:?}")))?;
     if let Some(block) = inline {
-        let whole = (first, count) == (0, 1);
-        return if whole { Ok(RunLocation::Inline(Bytes::from(block))) } else { Err(invalid(1).into()) };
+        let begins = first == 0 && end.is_some();
+        return if begins { Ok(RunLocation::Inline(Bytes::from(block))) } else { Err(invalid(1).into()) };
     }
     let sql =
         "SELECT first, count, segment, offset, length FROM run_parts WHERE bucket = ?1 AND run = ?2 ORDER BY first";
@@ -146,7 +146,7 @@ pub(crate) fn locate(
         parts.extend(end.and_then(|end| clip(&part, first, end)));
     }
     match end {
-        Some(end) if end <= blocks => Ok(RunLocation::Segments(parts)),
+        Some(_) if first < blocks => Ok(RunLocation::Segments(parts)),
         _ => Err(invalid(blocks).into()),
     }
 }
