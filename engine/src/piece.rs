@@ -3,7 +3,7 @@
 //! ```text
 //!                 root            = BLAKE3 of the whole piece
 //!              /        \
-//!           node         \        left side: the largest power of two of shares that leaves one for the right
+//!           node         \        a level pairs the one below; an odd last one stands for itself
 //!          /    \         \
 //!     share 0  share 1  share 2   chaining value of the share's bytes at its offset
 //! ```
@@ -139,7 +139,7 @@ impl RootBuilder {
             false => self.current.finalize_non_root(),
         };
         self.leaves.push(last);
-        Ok(PieceTree { shape, leaves: self.leaves })
+        PieceTree::from_leaves(shape, self.leaves)
     }
 }
 
@@ -159,8 +159,9 @@ impl std::fmt::Debug for RootBuilder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PieceTree {
     shape: PieceShape,
-    /// Chaining value of each share; of a single share, the root.
-    leaves: Vec<[u8; 32]>,
+    /// First the chaining value of each share (of a single share, the root), then the nodes above them, level by level
+    /// up to the two children of the root. A level pairs the one below; an odd last one stands for itself.
+    levels: Vec<Vec<[u8; 32]>>,
 }
 
 impl PieceTree {
@@ -173,8 +174,14 @@ impl PieceTree {
 
     /// A tree from its stored leaves, one per share. Says nothing about whether they are right: compare the root.
     pub fn from_leaves(shape: PieceShape, leaves: Vec<[u8; 32]>) -> Result<Self, InvalidShape> {
-        let fits = leaves.len() == shape.shares() as usize;
-        fits.then_some(Self { shape, leaves }).ok_or(InvalidShape { length: shape.length, share: shape.share })
+        if leaves.len() != shape.shares() as usize {
+            return Err(InvalidShape { length: shape.length, share: shape.share });
+        }
+        let mut levels = vec![leaves];
+        while let Some(level) = levels.last().filter(|level| level.len() > 2) {
+            levels.push(level.chunks(2).map(join).collect());
+        }
+        Ok(Self { shape, levels })
     }
 
     /// The piece's measures.
@@ -184,41 +191,22 @@ impl PieceTree {
 
     /// What [`from_leaves`](Self::from_leaves) takes: 32 bytes per share.
     pub fn leaves(&self) -> &[[u8; 32]] {
-        &self.leaves
+        &self.levels[0]
     }
 
     /// BLAKE3 of the piece.
     pub fn root(&self) -> Root {
-        match &self.leaves[..] {
-            [root] => *root,
-            leaves => {
-                let (left, right) = leaves.split_at(left_leaves(leaves.len()));
-                *merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash).as_bytes()
-            }
+        match self.levels.last().map(Vec::as_slice) {
+            Some([left, right]) => *merge_subtrees_root(left, right, Mode::Hash).as_bytes(),
+            _ => self.levels[0][0],
         }
     }
 
     /// The siblings that prove a share, from it up to the root; `None` if there is no such share.
     pub fn prove(&self, number: u32) -> Option<Vec<[u8; 32]>> {
-        let mut siblings = Vec::new();
-        let mut leaves = self.leaves.get(..)?;
-        let mut index = number as usize;
-        if index >= leaves.len() {
-            return None;
-        }
-        while leaves.len() > 1 {
-            let (left, right) = leaves.split_at(left_leaves(leaves.len()));
-            if index < left.len() {
-                siblings.push(subtree(right));
-                leaves = left;
-            } else {
-                siblings.push(subtree(left));
-                index -= left.len();
-                leaves = right;
-            }
-        }
-        siblings.reverse();
-        Some(siblings)
+        let number = Some(number as usize).filter(|number| *number < self.leaves().len())?;
+        let level = |(height, level): (usize, &Vec<[u8; 32]>)| level.get((number >> height) ^ 1).copied();
+        Some(self.levels.iter().enumerate().filter_map(level).collect())
     }
 }
 
@@ -297,30 +285,23 @@ fn claimed_root(shape: PieceShape, number: u32, bytes: &[u8], proof: &[[u8; 32]]
     })
 }
 
-/// Whether the path from leaf `index` of `count` up to the root is the left child at each step.
+/// Whether the path from leaf `index` of `count` up to the root is the left child, at each step where it has a sibling.
 fn path(mut index: usize, mut count: usize) -> Vec<bool> {
     let mut lefts = Vec::with_capacity(MAX_PROOF);
     while count > 1 {
-        let left = left_leaves(count);
-        lefts.push(index < left);
-        (index, count) = if index < left { (index, left) } else { (index - left, count - left) };
+        if index ^ 1 < count {
+            lefts.push(index.is_multiple_of(2));
+        }
+        (index, count) = (index / 2, count.div_ceil(2));
     }
-    lefts.reverse();
     lefts
 }
 
-/// Leaves of the left side of a subtree of `count` > 1 leaves: the largest power of two below `count`.
-fn left_leaves(count: usize) -> usize {
-    count.next_power_of_two() / 2
-}
-
-fn subtree(leaves: &[[u8; 32]]) -> [u8; 32] {
-    match leaves {
-        [leaf] => *leaf,
-        _ => {
-            let (left, right) = leaves.split_at(left_leaves(leaves.len()));
-            merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash)
-        }
+/// The node above a pair, or a last one without a sibling itself.
+fn join(pair: &[[u8; 32]]) -> [u8; 32] {
+    match pair {
+        [left, right] => merge_subtrees_non_root(left, right, Mode::Hash),
+        _ => pair[0],
     }
 }
 
