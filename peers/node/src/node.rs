@@ -142,8 +142,8 @@ pub(crate) struct Inner {
     pub(crate) faults: Faults,
     pub(crate) transfers: Semaphore,
     pub(crate) closing: watch::Sender<bool>,
-    /// Released by closing, or with the node.
-    lock: Mutex<Option<File>>,
+    /// Released by closing, or with the node and its last job.
+    lock: Mutex<Option<Arc<File>>>,
 }
 
 impl Node {
@@ -152,12 +152,12 @@ impl Node {
         let io = |error| OpenError::Io(directory.to_owned(), error);
         let id = NodeId::from_bytes(key.verifying_key().to_bytes());
         make_private(directory).map_err(io)?;
-        let lock = lock(directory)?;
+        let lock = Arc::new(lock(directory)?);
         let name = identify(directory, id)?;
         let now = (options.clock)().seconds;
-        let ledger = Ledger::open(&directory.join("ledger"), now)?;
+        let ledger = Ledger::open(&directory.join("ledger"), now, Some(lock.clone()))?;
         let store_options = StoreOptions { capacity: options.capacity, ..options.store };
-        let store = Store::open(&directory.join("pieces"), &name, store_options)?;
+        let store = Store::open(&directory.join("pieces"), &name, store_options, Some(lock.clone()))?;
         let (closing, _) = watch::channel(false);
         Ok(Self(Arc::new(Inner {
             id,
@@ -267,12 +267,16 @@ impl Node {
     /// Ends all streams, waits for what is being written, and releases the directory. Serves nothing any more.
     pub async fn close(&self) -> Result<(), LedgerError> {
         let node = &self.0;
+        let Some(lock) = node.lock.lock().take() else { return Ok(()) };
         node.closing.send_replace(true);
         // Nobody closes the semaphore.
         let _permits = node.transfers.acquire_many(MAX_TRANSFERS).await;
         node.store.close().await;
         let result = node.ledger.close(node.now().seconds).await;
-        drop(node.lock.lock().take());
+        // Clones and handles of the lock live on, the lock does not.
+        if let Err(error) = rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock) {
+            tracing::warn!(%error, "the data directory stays locked until the node is gone");
+        }
         result
     }
 }

@@ -26,6 +26,7 @@ use account::Accounts;
 use file::File;
 use parking_lot::Mutex;
 use record::{Frames, Record};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use strewn_engine::ids::{SatelliteId, Serial};
@@ -84,7 +85,10 @@ pub struct Ledger {
 
 struct Book {
     accounts: Mutex<Accounts>,
-    file: Mutex<File>,
+    /// `None` once the ledger is closed.
+    file: Mutex<Option<File>>,
+    /// Notes are written when the ledger is dropped; so must the lock be held.
+    _lock: Option<Arc<fs::File>>,
 }
 
 /// What is to be written down.
@@ -101,8 +105,8 @@ enum Note {
 }
 
 impl Ledger {
-    /// Opens the ledger in file `path`, or makes it.
-    pub fn open(path: &Path, now: i64) -> Result<Self, OpenError> {
+    /// Opens the ledger in file `path`, or makes it. `lock` is held as long as anything may still be written.
+    pub fn open(path: &Path, now: i64, lock: Option<Arc<fs::File>>) -> Result<Self, OpenError> {
         let bytes = file::read(path)?;
         let mut frames = Frames::new(bytes.as_deref().unwrap_or_default());
         let mut accounts = Accounts::replay(&mut frames, now);
@@ -117,7 +121,7 @@ impl Ledger {
             // Nothing is appended behind a torn tail, and what is forgotten stays so. An empty ledger can as well be lost.
             None => File::create(path, &accounts.records(false), bytes.is_some())?,
         };
-        let book = Arc::new(Book { accounts: Mutex::new(accounts), file: Mutex::new(file) });
+        let book = Arc::new(Book { accounts: Mutex::new(accounts), file: Mutex::new(Some(file)), _lock: lock });
         let notes = Group::new(book.clone());
         Ok(Self { book, notes })
     }
@@ -226,7 +230,8 @@ impl Book {
                 }
             }
         }
-        let mut file = self.file.lock();
+        let mut slot = self.file.lock();
+        let file = slot.as_mut().ok_or_else(|| std::io::Error::other("closed"))?;
         file.append(&records)?;
         if sync {
             file.sync()?;
@@ -236,20 +241,25 @@ impl Book {
         let records = {
             let mut accounts = self.accounts.lock();
             if exact && accounts.is_written() {
-                return file.sync();
+                file.sync()?;
+                *slot = None;
+                return Ok(());
             }
             accounts.forget(now);
             accounts.records(exact)
         };
         file.rewrite(&records)?;
         self.accounts.lock().set_written(&records);
+        if exact {
+            *slot = None;
+        }
         Ok(())
     }
 
     /// True if most of the file is of no use any more.
     fn is_worth_rewriting(&self, now: i64) -> bool {
         let useful = self.accounts.lock().useful(now) as u64;
-        self.file.lock().length() > file::GROW + 2 * useful * ACCOUNT_BYTES
+        self.file.lock().as_ref().map_or(0, File::length) > file::GROW + 2 * useful * ACCOUNT_BYTES
     }
 }
 

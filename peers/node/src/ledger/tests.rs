@@ -26,7 +26,7 @@ impl Fixture {
     }
 
     fn open(&self) -> Ledger {
-        Ledger::open(&self.path(), CREATED).expect("opens")
+        Ledger::open(&self.path(), CREATED, None).expect("opens")
     }
 
     fn serial(&self) -> Serial {
@@ -101,7 +101,7 @@ async fn what_is_over_is_forgotten_and_stays_refused() {
     let ledger = fixture.open();
     fixture.pay(&ledger, 10).expect("paid");
     ledger.spend_on_get(&fixture.serial(), 10).await.expect("spent");
-    let reopen = |now| Ledger::open(&fixture.path(), now).expect("opens");
+    let reopen = |now| Ledger::open(&fixture.path(), now, None).expect("opens");
     drop(ledger);
     assert_eq!(reopen(CREATED + LIMIT_LIFE).limits(), 1, "not settled");
     assert_eq!(reopen(CREATED + 24 * 3_600).limits(), 0);
@@ -138,7 +138,7 @@ async fn a_damaged_ledger_refuses_what_it_may_have_forgotten() {
     let ledger = fixture.open();
     assert_eq!(fixture.pay(&ledger, 10), Err(LedgerError::Expired));
     let later = CREATED + LIMIT_LIFE + CLOCK_SKEW + 1;
-    assert_eq!(Ledger::open(&fixture.path(), later).expect("opens").limits(), 0);
+    assert_eq!(Ledger::open(&fixture.path(), later, None).expect("opens").limits(), 0);
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn reads_a_ledger_of_version_1() {
     let crc = crc32c::crc32c(&newer[..28]);
     newer[28..32].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(fixture.path(), newer).expect("written");
-    assert!(matches!(Ledger::open(&fixture.path(), CREATED), Err(OpenError::Version(2))));
+    assert!(matches!(Ledger::open(&fixture.path(), CREATED, None), Err(OpenError::Version(2))));
 }
 
 #[derive(Debug, Clone)]

@@ -51,6 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let (piece, batch) = self.open(&limit, first, count).await?;
         let end = first + count;
         let mut next = self.affordable(&limit, batch)?;
+        let mut spare = Vec::new();
         loop {
             let mut batch = next;
             self.node.ledger.spend_on_get(&limit.terms.serial, batch.data.len() as u64).await.map_err(unpaid)?;
@@ -65,9 +66,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 timed(sending).await?;
                 return Ok(());
             }
-            let reading = read(&piece, after, (end - after).min(TOGETHER));
+            let reading = read(&piece, after, (end - after).min(TOGETHER), spare);
             let (sent, read) = tokio::join!(timed(sending), reading);
             sent?;
+            spare = data;
             next = self.affordable(&limit, read?)?;
         }
     }
@@ -78,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let job = move || {
             let piece = store.piece(&id)?;
             let within = count > 0 && first.checked_add(count).is_some_and(|end| end <= piece.shares());
-            let batch = within.then(|| read_batch(&piece, first, count.min(TOGETHER)));
+            let batch = within.then(|| read_batch(&piece, first, count.min(TOGETHER), Vec::new()));
             Ok((Arc::new(piece), batch.transpose()?))
         };
         match disk::run(job).await.map_err(lost)?.map_err(refused)? {
@@ -110,13 +112,13 @@ async fn timed(sending: impl Future<Output = Result<(), FrameError>>) -> Result<
     Ok(timeout(STEP, sending).await.map_err(|_| ServeError::TimedOut)??)
 }
 
-async fn read(piece: &Arc<Piece>, first: u32, count: u32) -> Result<Batch, Stop> {
+/// Reads into a buffer that was used before.
+async fn read(piece: &Arc<Piece>, first: u32, count: u32, buffer: Vec<u8>) -> Result<Batch, Stop> {
     let piece = piece.clone();
-    disk::run(move || read_batch(&piece, first, count)).await.map_err(lost)?.map_err(refused)
+    disk::run(move || read_batch(&piece, first, count, buffer)).await.map_err(lost)?.map_err(refused)
 }
 
-fn read_batch(piece: &Piece, first: u32, count: u32) -> Result<Batch, StoreError> {
-    let mut data = Vec::new();
+fn read_batch(piece: &Piece, first: u32, count: u32, mut data: Vec<u8>) -> Result<Batch, StoreError> {
     piece.shares_into(first, count, &mut data)?;
     let proofs = (first..first + count).map(|share| piece.prove(share).ok_or(StoreError::Damaged));
     Ok(Batch { first, proofs: proofs.collect::<Result<_, _>>()?, data })

@@ -238,10 +238,15 @@ async fn after_a_clean_close_not_a_byte_is_lost() {
     let busy = Node::open(fixture.directory.path(), fixture.party.node.clone(), NodeOptions::new(1, vec![]));
     assert!(matches!(busy, Err(crate::OpenError::Locked(_))));
     fixture.node.close().await.expect("closed");
+    let closed = fixture.node.clone();
     assert!(matches!(uplink.served.await.expect("served"), Err(ServeError::Closing)));
     fixture.node = open(fixture.directory.path(), &fixture.party, &fixture.clock);
     let mut uplink = fixture.connect();
     assert_eq!(uplink.get(&get, 600_000, 0..5, &root(&data)).await, (data, Ok(())));
+    // The old node touches nothing any more.
+    assert_eq!(closed.close().await, Ok(()));
+    assert!(closed.run_once().await.is_err());
+    assert!(closed.settled(vec![put.unverified().expect("limit").serial]).await.is_err());
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ use log::{Log, LogError};
 use parking_lot::Mutex;
 use record::{BadLog, Nonce, ShareSums, UNIT};
 use space::{Found, Space};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -153,11 +154,19 @@ struct Shared {
     space: Arc<Space>,
     /// Why nothing is written any more.
     failed: OnceLock<String>,
+    /// Jobs go on when the store is dropped; so must the lock.
+    _lock: Option<Arc<File>>,
 }
 
 impl Store {
     /// Opens the store in `directory`, which is made if it does not exist; `name` tells its index from another store's.
-    pub fn open(directory: &Path, name: &[u8; 16], options: StoreOptions) -> Result<Self, OpenError> {
+    /// `lock` is held as long as anything may still be written.
+    pub fn open(
+        directory: &Path,
+        name: &[u8; 16],
+        options: StoreOptions,
+        lock: Option<Arc<File>>,
+    ) -> Result<Self, OpenError> {
         std::fs::create_dir_all(directory)?;
         let index_path = directory.join("index.db");
         let mut index = Index::open(&index_path, name)?;
@@ -188,6 +197,7 @@ impl Store {
             index: Mutex::new(Some(index)),
             space,
             failed: OnceLock::new(),
+            _lock: lock,
         });
         let committer = Committer::new(shared.clone(), recovered.seq, recovered.pieces);
         Ok(Self { shared, commits: Group::new(Arc::new(committer)), damaged_logs: recovered.damaged })

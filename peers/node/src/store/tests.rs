@@ -11,7 +11,7 @@ fn options() -> StoreOptions {
 }
 
 fn open(directory: &Path) -> Store {
-    Store::open(directory, &NAME, options()).expect("opens")
+    Store::open(directory, &NAME, options(), None).expect("opens")
 }
 
 fn id(number: u64) -> PieceId {
@@ -187,7 +187,8 @@ async fn deleting_is_durable_and_survives_the_index() {
 #[tokio::test]
 async fn full_is_said_before_any_byte_and_reserved_bytes_count() {
     let directory = directory();
-    let store = Store::open(directory.path(), &NAME, StoreOptions { capacity: 100_000, ..options() }).expect("opens");
+    let store =
+        Store::open(directory.path(), &NAME, StoreOptions { capacity: 100_000, ..options() }, None).expect("opens");
     let first = store.admit(id(1), 60_000, None).expect("room");
     assert!(matches!(store.admit(id(2), 60_000, None), Err(StoreError::Full)));
     drop(first);
@@ -199,7 +200,7 @@ async fn full_is_said_before_any_byte_and_reserved_bytes_count() {
     assert!(store.free() < 40_000);
     let reserve = StoreOptions { reserve: u64::MAX, ..options() };
     drop(store);
-    let store = Store::open(directory.path(), &NAME, reserve).expect("opens");
+    let store = Store::open(directory.path(), &NAME, reserve, None).expect("opens");
     assert!(matches!(store.admit(id(4), 1, None), Err(StoreError::Full)), "the disk's reserve is kept");
     assert_eq!(store.free(), 0);
 }
@@ -388,7 +389,7 @@ async fn a_half_written_index_is_rebuilt() {
             assert_eq!(get(&store, &id(i)).expect("there"), content(i, 1_000), "index of {length} bytes");
         }
     }
-    assert!(matches!(Store::open(directory.path(), &[8; 16], options()), Ok(store) if store.pieces() == 20));
+    assert!(matches!(Store::open(directory.path(), &[8; 16], options(), None), Ok(store) if store.pieces() == 20));
 }
 
 #[tokio::test]
@@ -502,7 +503,7 @@ async fn a_log_of_a_newer_version_is_refused() {
     let crc = crc32c::crc32c(&bytes[..124]);
     bytes[124..128].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(&path, bytes).expect("written");
-    assert!(matches!(Store::open(directory.path(), &NAME, options()), Err(OpenError::Version(_))));
+    assert!(matches!(Store::open(directory.path(), &NAME, options(), None), Err(OpenError::Version(_))));
 }
 
 /// A log as the first release wrote it: piece 1 of 70 bytes, piece 2, its tombstone.
