@@ -339,3 +339,73 @@ async fn followers_wake_when_a_commit_lands() {
     let future = net.ask(Request::Changes { bucket: BUCKET, after: 9, wait: Duration::ZERO }).await;
     assert!(matches!(future, Reply::Changes(changes) if changes.gap));
 }
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Net::new(directory.path()).await;
+    let mut stream = Stream::new(1);
+    for number in 10..40 {
+        stream.apply(&net, create(ROOT, number, Kind::File).to_vec(), Vec::new()).await;
+        if number % 10 != 9 {
+            continue;
+        }
+        // The files as they are at this moment, without the satellite having closed them.
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["metabase.sqlite", "metabase.sqlite-wal"] {
+            std::fs::copy(directory.path().join(file), copy.path().join(file)).unwrap();
+        }
+        let satellite = open(copy.path(), &net.clock);
+        let session = session(&satellite, &net.key);
+        let entries = Request::Entries { bucket: BUCKET, directory: ROOT, after: None, limit: 100 };
+        let Reply::Entries(page) = satellite.handle(&session, entries).await else { panic!("no page") };
+        assert_eq!((page.entries.len() as u64, page.sequence), (u64::from(number) - 9, u64::from(number) - 9));
+    }
+}
+
+#[tokio::test]
+async fn writes_that_share_a_transaction_fail_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Arc::new(Net::new(directory.path()).await);
+    let read_only = strewn_engine::grant::Caveat {
+        disallow: strewn_engine::grant::Actions::CHANGES,
+        ..strewn_engine::grant::Caveat::default()
+    };
+    let read_only = net.key.restrict(&read_only).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 10..130u8 {
+        let (net, read_only) = (net.clone(), read_only.clone());
+        tasks.spawn(async move {
+            let mut stream = Stream::new(number);
+            let (key, operations) = match number % 3 {
+                0 => (net.key.clone(), create(ROOT, number, Kind::File)),
+                // The same name again and again: one of them wins.
+                1 => (
+                    net.key.clone(),
+                    [set(ROOT, 5, None, Some(target(5, Kind::File))), create(ROOT, 5, Kind::File)[1].clone()],
+                ),
+                _ => (read_only, create(ROOT, number, Kind::File)),
+            };
+            (number, stream.send(&net, &key, operations.to_vec(), Vec::new()).await)
+        });
+    }
+    let mut winners = 0;
+    while let Some(done) = tasks.join_next().await {
+        let (number, reply) = done.unwrap();
+        match (number % 3, &reply) {
+            (0, Reply::Commit(CommitReply::Applied { .. })) => {}
+            (1, Reply::Commit(CommitReply::Applied { .. })) => winners += 1,
+            (1, Reply::Commit(CommitReply::Refused { reason: Refusal::EntryChanged { .. }, .. })) => {}
+            (2, reply) if is_forbidden(reply) => {}
+            _ => panic!("{number}: {reply:?}"),
+        }
+    }
+    assert_eq!(winners, 1);
+    let Reply::Usage(usage) = net.ask(Request::Usage { bucket: BUCKET }).await else { panic!("no usage") };
+    assert_eq!(usage.inodes, 1 + 1 + 40);
+    let Reply::Changes(changes) = net.ask(Request::Changes { bucket: BUCKET, after: 0, wait: Duration::ZERO }).await
+    else {
+        panic!("no changes")
+    };
+    assert_eq!(changes.sequence, 41);
+}

@@ -1,9 +1,10 @@
 use super::*;
 use crate::content::WINDOW;
+use crate::ids::{CommitId, MountId};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Wake};
+use std::task::{Context, Wake, Waker};
 
 const ROOT: InodeId = InodeId::from_bytes([1; 16]);
 

@@ -1,7 +1,7 @@
 //! Extents, window tags, and the references of runs and segments.
 
 use super::*;
-use crate::content::{BLOCK_PLAIN, WINDOW};
+use crate::content::{WINDOW, extent, run};
 
 type Checked<R, T = ()> = Result<T, Stop<<R as Rows>::Error>>;
 
@@ -67,7 +67,8 @@ impl<'a, R: Rows> Content<'a, R> {
         let bad = |what: String| Stop::Refused(index, Refusal::BadExtents(what));
         let mut brings_inline = false;
         for range in &put.ranges {
-            check_range(range).map_err(|what| bad(what.to_owned()))?;
+            let within = range.offset..range.offset + range.length;
+            extent::check_within(&range.extents, within).map_err(|wrong| bad(wrong.to_string()))?;
             for extent in &range.extents {
                 let run = self.run(index, extent.run)?;
                 match run.length() {
@@ -83,7 +84,7 @@ impl<'a, R: Rows> Content<'a, R> {
                 before.extend(self.rows.extents(put.inode, from, to)?);
             }
         }
-        let after = replace(&before, &put.ranges, put.size);
+        let after = after(&before, put);
         if brings_inline {
             self.check_inline(put).map_err(|stop| stop.or(bad))?;
         }
@@ -114,7 +115,7 @@ impl<'a, R: Rows> Content<'a, R> {
         };
         let mut counted = HashSet::new();
         let mut bytes = 0u64;
-        for extent in replace(&before, &put.ranges, put.size) {
+        for extent in after(&before, put) {
             let known = self.runs.get(&extent.run);
             if known.is_none_or(RunState::is_inline) && counted.insert(extent.run) {
                 bytes = bytes.saturating_add(extent.run_length);
@@ -174,7 +175,7 @@ impl<'a, R: Rows> Content<'a, R> {
         };
         Ok(match (stored, offset.checked_add(length)) {
             (None, _) => Err(format!("unknown segment {segment:?}")),
-            _ if length != ciphertext(new.length) => Err("length of the run's blocks".to_owned()),
+            _ if length != run::ciphertext_len(new.length) => Err("length of the run's blocks".to_owned()),
             (Some(stored), Some(end)) if end <= stored => Ok(()),
             _ => Err("run beyond its segment".to_owned()),
         })
@@ -240,32 +241,6 @@ impl<E> Inline<E> {
     }
 }
 
-/// Ciphertext bytes of a run: a tag per block. Lengths stay below 2^63, so this cannot overflow.
-fn ciphertext(length: u64) -> u64 {
-    length + 16 * length.div_ceil(BLOCK_PLAIN)
-}
-
-/// A range's extents are sorted, disjoint, within it, within their windows and within their runs.
-fn check_range(range: &RangeChange) -> Result<(), &'static str> {
-    let mut from = range.offset;
-    let to = range.offset + range.length;
-    for extent in &range.extents {
-        let end = extent.offset.checked_add(extent.length).ok_or("extent overflows")?;
-        if extent.length == 0 || extent.offset < from || end > to {
-            return Err("extents overlap, are empty, or leave their range");
-        }
-        if extent.offset / WINDOW != (end - 1) / WINDOW {
-            return Err("extent crosses a window border");
-        }
-        let run_end = extent.run_offset.checked_add(extent.length).ok_or("extent overflows its run")?;
-        if run_end > extent.run_length {
-            return Err("extent leaves its run");
-        }
-        from = end;
-    }
-    Ok(())
-}
-
 /// The stretches of a file, in whole windows, whose extents or tags a put may change: sorted, disjoint.
 fn touched(put: &PutInode, old_size: u64) -> Vec<(u64, u64)> {
     let up = |offset: u64| offset.div_ceil(WINDOW) * WINDOW;
@@ -285,36 +260,11 @@ fn touched(put: &PutInode, old_size: u64) -> Vec<(u64, u64)> {
     merged
 }
 
-/// `before` (sorted, disjoint) with `ranges` replaced and everything from `size` on cut off.
-fn replace(before: &[Extent], ranges: &[RangeChange], size: u64) -> Vec<Extent> {
-    let mut after = Vec::with_capacity(before.len() + ranges.len());
-    let mut first = 0;
-    for extent in before {
-        while first < ranges.len() && ranges[first].offset + ranges[first].length <= extent.offset {
-            first += 1;
-        }
-        let mut at = extent.offset;
-        for range in ranges[first..].iter().take_while(|range| range.offset < extent.end()) {
-            if range.offset > at {
-                after.push(part(extent, at, range.offset));
-            }
-            at = range.offset + range.length;
-        }
-        if at < extent.end() {
-            after.push(part(extent, at, extent.end()));
-        }
-    }
-    after.extend(ranges.iter().flat_map(|range| range.extents.iter().cloned()));
-    after.sort_unstable_by_key(|extent| extent.offset);
-    after.truncate(after.partition_point(|extent| extent.offset < size));
-    if let Some(last) = after.last_mut() {
-        last.length = last.length.min(size - last.offset);
-    }
+/// `before` with the ranges of a put replaced and everything from its size on cut off.
+fn after(before: &[Extent], put: &PutInode) -> Vec<Extent> {
+    let mut after = extent::replace_ranges(before, &put.ranges);
+    extent::truncate(&mut after, put.size);
     after
-}
-
-fn part(extent: &Extent, from: u64, to: u64) -> Extent {
-    Extent { offset: from, length: to - from, run_offset: extent.run_offset + (from - extent.offset), ..extent.clone() }
 }
 
 /// What is only in `before`, and what is only in `after`; both sorted.

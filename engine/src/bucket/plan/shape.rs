@@ -1,7 +1,7 @@
 //! What can be said about a batch without knowing the bucket: bounds of every field.
 
 use super::*;
-use crate::content::WINDOW;
+use crate::content::{WINDOW, run};
 
 /// Refuses a batch that breaks the protocol whatever the state, as [`Error::Invalid`].
 pub fn check_shape(commit: &Commit) -> Result<(), Error> {
@@ -32,10 +32,10 @@ fn shape(commit: &Commit) -> Result<(), &'static str> {
     let mut runs = HashSet::with_capacity(commit.runs.len());
     for new in &commit.runs {
         require(runs.insert(new.run), "a run comes twice")?;
-        require((1..=MAX_OFFSET).contains(&new.length), "length of a run")?;
+        require((1..=run::MAX_LENGTH).contains(&new.length), "length of a run")?;
         if let RunPlace::Inline(bytes) = &new.place {
             require(new.length <= MAX_INLINE as u64, "inline run too long")?;
-            require(bytes.len() as u64 == new.length + 16, "length of an inline run's block")?;
+            require(bytes.len() as u64 == run::ciphertext_len(new.length), "length of an inline run's block")?;
         }
     }
     Ok(())

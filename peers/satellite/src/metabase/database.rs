@@ -29,12 +29,12 @@ const FILE: &str = "metabase.sqlite";
 /// Name of the file that is locked while a satellite runs.
 const LOCK: &str = "lock";
 
-/// The database of one satellite. Dropping it waits for the threads to finish what was queued.
+/// The database of one satellite. Dropping it waits for the threads to finish what was queued; the directory stays locked
+/// until the last write is done.
 pub(crate) struct Database {
     writes: Option<mpsc::Sender<Box<dyn Job>>>,
     readers: Arc<Readers>,
     threads: Vec<JoinHandle<()>>,
-    _lock: std::fs::File,
 }
 
 struct Readers {
@@ -61,11 +61,14 @@ impl Database {
         let (writes, queue) = mpsc::channel(WRITE_QUEUE);
         let (nudge, nudged) = std::sync::mpsc::sync_channel(1);
         let threads = vec![
-            spawn("metabase-write", move || write(writer, queue, nudge))?,
+            spawn("metabase-write", move || {
+                write(writer, queue, nudge);
+                drop(lock);
+            })?,
             spawn("metabase-checkpoint", move || checkpoint(checkpointer, nudged))?,
         ];
         let readers = Arc::new(Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(idle) });
-        Ok((Self { writes: Some(writes), readers, threads, _lock: lock }, loaded))
+        Ok((Self { writes: Some(writes), readers, threads }, loaded))
     }
 
     /// Runs `work` in a transaction; its value is returned once it is durable, its error after it was undone.
@@ -105,6 +108,11 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.writes = None;
+        let here = std::thread::current().id();
+        if self.threads.iter().any(|thread| thread.thread().id() == here) {
+            // A write that nobody waits for any more held the last of us; the threads end after it.
+            return;
+        }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a metabase thread panicked");
@@ -228,5 +236,50 @@ fn lock(directory: &Path) -> Result<std::fs::File, Error> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::InUse(directory.to_owned())),
         Err(std::fs::TryLockError::Error(error)) => Err(Error::Io(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn a_write_may_outlive_everybody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (database, ()) = Database::open(directory.path(), &[1; 32], |_| Ok(())).unwrap();
+        let database = Arc::new(database);
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        {
+            let held = database.clone();
+            let write = database.write(move |connection| {
+                wait.recv().unwrap();
+                connection.execute("INSERT INTO tickets (hash, created) VALUES (x'01', 1)", [])?;
+                drop(held);
+                Ok(())
+            });
+            assert!(pin!(write).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(database);
+        go.send(()).unwrap();
+        std::fs::File::open(directory.path().join(LOCK)).unwrap().lock().unwrap();
+        let count = |connection: &Connection| {
+            Ok(connection.query_row("SELECT count(*) FROM tickets", [], |row| row.get::<_, i64>(0))?)
+        };
+        let (_database, tickets) = Database::open(directory.path(), &[1; 32], count).unwrap();
+        assert_eq!(tickets, 1);
+    }
+
+    #[test]
+    fn commits_are_synced() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |connection: &Connection| {
+            let synchronous = connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))?;
+            Ok((synchronous, connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0))?))
+        };
+        let (_database, mode) = Database::open(directory.path(), &[1; 32], mode).unwrap();
+        assert_eq!(mode, (2, "wal".to_owned()));
     }
 }
