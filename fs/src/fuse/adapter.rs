@@ -1,6 +1,7 @@
 //! One method per kernel request.
 
 use super::answer::Answerer;
+use super::buffers::Buffers;
 use super::{MAX_BACKGROUND, MAX_REQUEST, Options, convert};
 use crate::Volume;
 use crate::error::Result;
@@ -24,11 +25,12 @@ use std::time::{Duration, SystemTime};
 use strewn_cache::{Position, Seek};
 use strewn_engine::ids::InodeId;
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
 /// What the kernel is asked for, each where it has it. Deliberately absent: the writeback cache (its dirty pages would be
-/// beyond the journal), locks (the kernel's own are right on one mount), SETXATTR_EXT (the library panics on it).
-const CAPABILITIES: [InitFlags; 6] = [
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
+/// beyond the journal), locks (the kernel's own are right on one mount), SETXATTR_EXT (the library panics on it),
+/// ATOMIC_O_TRUNC (the kernel then empties a running program before it finds that it must refuse with ETXTBSY).
+const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -61,12 +63,18 @@ const HANDLE: FileHandle = FileHandle(0);
 pub(super) struct Adapter {
     volume: Arc<Volume>,
     answerer: Answerer,
+    buffers: Buffers,
     ttl: Duration,
 }
 
 impl Adapter {
     pub(super) fn new(volume: Arc<Volume>, runtime: Handle, options: Options) -> Self {
-        Self { volume, answerer: Answerer::new(runtime, options.deadline), ttl: options.ttl }
+        Self {
+            volume,
+            answerer: Answerer::new(runtime, options.deadline),
+            buffers: Buffers::default(),
+            ttl: options.ttl,
+        }
     }
 
     /// Runs a request on the inode with a number.
@@ -85,7 +93,8 @@ impl Adapter {
             let inode = volume.inode(number.0)?;
             work(volume, inode).await
         };
-        self.answerer.answer(request, work, reply);
+        let span = tracing::trace_span!("fuse", request, number = number.0);
+        self.answerer.answer(request, work.instrument(span), reply);
     }
 
     /// Runs a request that answers with nothing.
@@ -136,8 +145,14 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = owned(name);
-        self.run_entry("lookup", parent, reply, async move |volume, parent| volume.lookup(parent, &name).await);
+        let (name, ttl) = (owned(name), self.ttl);
+        let work = async move |volume: Arc<Volume>, parent| volume.lookup(parent, &name).await;
+        self.run("lookup", parent, work, move |found| match found {
+            Ok(entry) => reply.entry(&ttl, &convert::entry(&entry), GENERATION),
+            // Inode 0 lets the kernel believe for a while that there is nothing; what comes is told to it.
+            Err(error) if error.errno() == Errno::NOENT => reply.entry(&ttl, &convert::nothing(), GENERATION),
+            Err(error) => reply.error(convert::errno(&error)),
+        });
     }
 
     fn forget(&self, _: &Request, number: INodeNo, count: u64) {
@@ -320,7 +335,7 @@ impl Filesystem for Adapter {
         let mode = WriteMode { position, drop_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) };
         let length = data.len() as u32;
         // Borrowed from the buffer that the next request is read into.
-        let data = Bytes::copy_from_slice(data);
+        let data = self.buffers.copy(data);
         let work = async move |volume: Arc<Volume>, inode| volume.write(inode, &data, mode).await;
         self.run("write", number, work, move |written| match written {
             Ok(_) => reply.written(length),

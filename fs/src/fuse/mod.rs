@@ -3,11 +3,13 @@
 //!
 //! - `adapter`: one method per request. Takes the request apart, calls the volume, puts the reply together.
 //! - `answer`: runs a request's future, at once if it is warm, under a deadline if it is not.
+//! - `buffers`: memory for data on its way in.
 //! - `convert`: times, modes and flags, with the traps of the library's version named.
 //! - `notify`: tells the kernel what other mounts changed, from a thread that holds no lock.
 
 mod adapter;
 mod answer;
+mod buffers;
 mod convert;
 mod notify;
 

@@ -10,6 +10,9 @@ use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
 
+/// Largest fraction of a second.
+const MAX_NANOS: u32 = 999_999_999;
+
 /// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetTime {
@@ -123,7 +126,7 @@ fn apply(attributes: &mut Attributes, change: SetAttributes, caller: Caller, now
     }
     let resolve = |time| match time {
         SetTime::Now => now,
-        SetTime::At(time) => time,
+        SetTime::At(time) => Timestamp { nanos: time.nanos.min(MAX_NANOS), ..time },
     };
     attributes.atime = change.atime.map_or(attributes.atime, resolve);
     attributes.mtime = change.mtime.map_or(attributes.mtime, resolve);

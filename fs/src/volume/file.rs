@@ -6,8 +6,9 @@ use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
 use strewn_cache::{Position, Seek, Stop, Transaction, Written};
-use strewn_engine::bucket::{Kind, MAX_OFFSET};
+use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
 
 /// Most bytes one copy_file_range moves; a longer one is short, as the call allows, and is continued.
 const MAX_COPY: u64 = 16 << 20;
@@ -79,14 +80,18 @@ impl Volume {
                 tx.attributes(inode)
             })
             .await?;
-        if open.read && !open.no_atime && !self.cache.options().read_only {
-            let mut merged = attributes;
-            self.nodes.merge_access(inode, &mut merged);
-            if rules::access_is_due(&merged, now) {
-                self.nodes.access(inode, now);
-            }
+        if open.read && !open.no_atime && self.access_times && !self.cache.options().read_only {
+            self.note_access(inode, attributes, now);
         }
         Ok(Opened { keep_copies: self.nodes.open_keeps_copies(inode) })
+    }
+
+    /// relatime, at open: reads that the kernel answers from its own copies are never seen here.
+    fn note_access(&self, inode: InodeId, mut attributes: Attributes, now: Timestamp) {
+        self.nodes.merge_access(inode, &mut attributes);
+        if rules::access_is_due(&attributes, now) {
+            self.nodes.access(inode, now);
+        }
     }
 
     /// Up to `length` bytes from `offset`; fewer only at the end of the file.
@@ -208,7 +213,7 @@ impl Volume {
     }
 }
 
-fn file(tx: &Transaction<'_>, inode: InodeId) -> Result<strewn_engine::record::Attributes, Stop> {
+fn file(tx: &Transaction<'_>, inode: InodeId) -> Result<Attributes, Stop> {
     let attributes = tx.attributes(inode)?;
     match attributes.kind {
         Kind::File => Ok(attributes),

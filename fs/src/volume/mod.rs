@@ -87,6 +87,7 @@ pub struct Volume {
     cache: Cache,
     clock: Arc<dyn Clock>,
     nodes: Nodes,
+    access_times: bool,
     usage: Mutex<Option<Usage>>,
 }
 
@@ -99,7 +100,12 @@ impl Volume {
     /// A volume over a cache, on a clock of its own.
     pub fn with_clock(cache: Cache, clock: Arc<dyn Clock>) -> Self {
         let nodes = Nodes::new(cache.root());
-        Self { cache, clock, nodes, usage: Mutex::new(None) }
+        Self { cache, clock, nodes, access_times: true, usage: Mutex::new(None) }
+    }
+
+    /// The same volume, with access times that stay as they are (`noatime`).
+    pub fn without_access_times(self) -> Self {
+        Self { access_times: false, ..self }
     }
 
     /// The cache under the volume: for draining, status and closing.

@@ -13,10 +13,7 @@ use std::sync::Arc;
 use strewn_cache::{Name, Stop, Transaction};
 use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_engine::ids::InodeId;
-use strewn_engine::record::Attributes;
-
-/// Longest target of a symlink in bytes.
-const MAX_TARGET: usize = 4_095;
+use strewn_engine::record::{Attributes, MAX_TARGET};
 
 /// What is to be made.
 struct Make {
@@ -47,6 +44,7 @@ impl Volume {
     pub async fn symlink(&self, caller: Caller, parent: InodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
         match target.len() {
             0 => return Err(Errno::NOENT.into()),
+            1..=MAX_TARGET if target.contains(&0) => return Err(Errno::INVAL.into()),
             1..=MAX_TARGET => {}
             _ => return Err(Errno::NAMETOOLONG.into()),
         }

@@ -9,14 +9,7 @@ use std::sync::Arc;
 use strewn_cache::Stop;
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
-use strewn_engine::record::Xattrs;
-
-/// Longest name in bytes.
-const MAX_NAME: usize = 255;
-/// Longest value in bytes.
-const MAX_VALUE: usize = 64 * 1024;
-/// Most bytes of names and values of an inode.
-const MAX_TOTAL: usize = 64 * 1024;
+use strewn_engine::record::{MAX_XATTR_BYTES, MAX_XATTR_NAME, Xattrs, check_xattrs};
 
 /// What setting does when the attribute exists or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +42,7 @@ impl Volume {
     pub async fn setxattr(&self, inode: InodeId, name: &[u8], value: &[u8], mode: SetXattr) -> Result<()> {
         self.writable()?;
         check_name(name)?;
-        if value.len() > MAX_VALUE {
+        if value.len() > MAX_XATTR_BYTES {
             return Err(Errno::TOOBIG.into());
         }
         let value = Bytes::copy_from_slice(value);
@@ -59,8 +52,7 @@ impl Volume {
                 (SetXattr::Replace, false) => return Err(refuse(Errno::NODATA)),
                 _ => xattrs.insert(name.to_vec(), value.clone()),
             };
-            let total: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-            if total > MAX_TOTAL { Err(refuse(Errno::NOSPC)) } else { Ok(()) }
+            check_xattrs(xattrs).map_err(|_| refuse(Errno::NOSPC))
         })
         .await
     }
@@ -104,7 +96,7 @@ fn check_name(name: &[u8]) -> Result<()> {
     match kept {
         None => Err(Errno::OPNOTSUPP.into()),
         Some(prefix) if name.len() == prefix.len() => Err(Errno::INVAL.into()),
-        Some(_) if name.len() > MAX_NAME => Err(Errno::RANGE.into()),
+        Some(_) if name.len() > MAX_XATTR_NAME => Err(Errno::RANGE.into()),
         Some(_) => Ok(()),
     }
 }
