@@ -132,6 +132,7 @@ impl Network {
             slow: millis(3_000),
             rounds: if rng.random_bool(0.3) { rng.random_range(0..5) } else { 50 },
             held_windows: rng.random_range(1..=3),
+            tail: Duration::from_millis(rng.random_range(0..3) * 100),
         };
         let download = download::Settings {
             window: rng.random_range(1..=most * 2),

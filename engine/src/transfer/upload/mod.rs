@@ -1,6 +1,7 @@
 //! The upload of one segment: the long tail, replacements, the deadline, and the windows in memory.
 //!
-//! All `total` pieces are begun; the upload is done when `success` of them are stored, and the rest is cancelled. Nodes
+//! All `total` pieces are begun. Once `success` of them are stored the rest has [`Settings::tail`] to get ready, because every
+//! further piece makes the segment survive one more node; then it is cancelled, and the upload is done. Nodes
 //! that fail or stall are replaced while the satellite has others, in a bounded number of rounds. At the deadline, or
 //! when nothing more can be done, `repair` + 1 stored pieces are accepted (`success`, if that is less).
 //!
@@ -42,6 +43,9 @@ pub struct Settings {
     /// Once enough is stored, a put older than this and than three times the usual is given up, for another node if there
     /// is one.
     pub slow: Duration,
+    /// Once `success` pieces are stored, the others may go on for this long, or for as long again as it took so far, if that is
+    /// longer. Zero: the rest is cancelled at once.
+    pub tail: Duration,
     /// How often the satellite is asked for other nodes.
     pub rounds: u32,
     /// Windows held at once, at least 1.
@@ -55,6 +59,7 @@ impl Default for Settings {
             stall: Duration::from_secs(15),
             patience: Duration::from_millis(100),
             slow: Duration::from_secs(10),
+            tail: Duration::from_secs(2),
             rounds: 5,
             held_windows: 2,
         }
@@ -162,6 +167,9 @@ pub struct Upload {
     /// Pieces the satellite was asked to place anew.
     asked: Vec<u16>,
     rounds_left: u32,
+    started: Duration,
+    /// When the others are given up; set once `success` pieces are stored.
+    tail_ends: Option<Duration>,
     windows: Windows,
     actions: VecDeque<Action>,
     done: bool,
@@ -188,6 +196,8 @@ impl Upload {
             lost: Vec::new(),
             asked: Vec::new(),
             rounds_left: settings.rounds,
+            started: now,
+            tail_ends: None,
             windows: Windows::new(windows, settings.held_windows.max(1)),
             actions: VecDeque::new(),
             done: false,
@@ -214,7 +224,7 @@ impl Upload {
         let at_work = || self.running_puts().filter(|put| self.is_on_the_clock(put));
         let slow = self.slow_limit().and_then(|limit| at_work().map(|put| put.started + limit).min());
         let starved = self.windows.starved_since().map(|since| since + self.settings.patience);
-        stalls.chain(slow).chain(starved).chain([self.deadline]).min()
+        stalls.chain(slow).chain(starved).chain(self.tail_ends).chain([self.deadline]).min()
     }
 
     /// Puts that were started and have neither ended nor confirmed their end.
@@ -268,6 +278,13 @@ impl Upload {
                 let took = now.saturating_sub(put.started);
                 self.stored.push(stored);
                 self.took.push(took);
+                if self.stored.len() == usize::from(self.redundancy.success) {
+                    let so_far = now.saturating_sub(self.started);
+                    self.tail_ends = Some(now.saturating_add(match self.settings.tail {
+                        Duration::ZERO => Duration::ZERO,
+                        tail => tail.max(so_far),
+                    }));
+                }
             }
             // A receipt for bytes that were never sent.
             Some(_) => self.lose(id, State::Ended),
@@ -363,7 +380,8 @@ impl Upload {
         let hopeful = if self.rounds_left > 0 { self.lost.len() } else { 0 } + self.asked.len();
         let nothing_more_to_come = running + hopeful == 0 || self.now >= self.deadline;
         let is_enough = self.stored.len() >= self.minimum();
-        if self.stored.len() >= usize::from(self.redundancy.success) || (nothing_more_to_come && is_enough) {
+        let tail_is_over = self.tail_ends.is_some_and(|end| running == 0 || self.now >= end);
+        if tail_is_over || (nothing_more_to_come && is_enough) {
             let mut pieces = self.stored.clone();
             pieces.sort_unstable();
             let complete = pieces.len() >= usize::from(self.redundancy.success);
@@ -396,7 +414,12 @@ impl Upload {
         let Redundancy { success, total, .. } = self.redundancy;
         let wanted = usize::from(success + (total - success) / 2);
         let hopeful = self.stored.len() + self.running_puts().count();
-        if self.lost.is_empty() || !self.asked.is_empty() || self.rounds_left == 0 || hopeful >= wanted {
+        if self.tail_ends.is_some()
+            || self.lost.is_empty()
+            || !self.asked.is_empty()
+            || self.rounds_left == 0
+            || hopeful >= wanted
+        {
             return;
         }
         self.rounds_left -= 1;

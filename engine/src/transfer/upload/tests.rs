@@ -10,7 +10,8 @@ fn nodes(numbers: std::ops::Range<u16>, first: u32) -> impl Iterator<Item = (u16
 
 fn upload(redundancy: &str, windows: u32) -> Upload {
     let redundancy: Redundancy = redundancy.parse().unwrap();
-    Upload::new(redundancy, windows, nodes(0..redundancy.total, 0), Settings::default(), Duration::ZERO)
+    let settings = Settings { tail: Duration::ZERO, ..Settings::default() };
+    Upload::new(redundancy, windows, nodes(0..redundancy.total, 0), settings, Duration::ZERO)
 }
 
 fn actions(upload: &mut Upload) -> Vec<Action> {
@@ -67,6 +68,38 @@ fn all_are_begun_and_the_rest_is_cancelled_at_success() {
     upload.handle_ended(4 * MS, PutId(2));
     upload.handle_stored(4 * MS, PutId(4));
     assert_eq!((upload.running(), actions(&mut upload)), (0, vec![]));
+}
+
+#[test]
+fn the_rest_may_go_on_for_a_while_after_success() {
+    let redundancy: Redundancy = "2/3/4/6".parse().unwrap();
+    let settings = Settings { tail: 100 * MS, ..Settings::default() };
+    let mut upload = Upload::new(redundancy, 1, nodes(0..6, 0), settings, Duration::ZERO);
+    run(&mut upload, MS, &[]);
+    for put in 0..4 {
+        upload.handle_stored(2 * MS, PutId(put));
+    }
+    // Four are enough, but two more would be better.
+    assert_eq!((actions(&mut upload), upload.wake_at()), (vec![], Some(102 * MS)));
+    upload.handle_stored(50 * MS, PutId(4));
+    assert_eq!(actions(&mut upload), []);
+    upload.handle_tick(102 * MS);
+    let end = actions(&mut upload);
+    assert_eq!(end[0], Action::Cancel(PutId(5)));
+    assert_eq!(outcome(&end), Some((vec![0, 1, 2, 3, 4], true)));
+}
+
+#[test]
+fn nobody_waits_for_a_tail_that_has_failed() {
+    let redundancy: Redundancy = "2/3/4/6".parse().unwrap();
+    let mut upload = Upload::new(redundancy, 1, nodes(0..6, 0), Settings::default(), Duration::ZERO);
+    run(&mut upload, MS, &[]);
+    upload.handle_failed(MS, PutId(5));
+    for put in 0..4 {
+        upload.handle_stored(2 * MS, PutId(put));
+    }
+    upload.handle_failed(3 * MS, PutId(4));
+    assert_eq!(outcome(&actions(&mut upload)), Some((vec![0, 1, 2, 3], true)));
 }
 
 #[test]
