@@ -6,5 +6,7 @@
 //! connections, the retries, the deadlines and the order in which things start and stop.
 
 pub mod identity;
+pub mod local;
+pub mod serve;
 pub mod transport;
 pub mod uplink;

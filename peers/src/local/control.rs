@@ -4,7 +4,6 @@
 //! may do everything. The socket is reached through a descriptor of its directory, because the path of a unix socket has
 //! at most 107 bytes.
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -104,7 +103,7 @@ pub struct NodeStatus {
     pub number: usize,
     /// Its id.
     pub id: String,
-    /// `running`, `stopped`, or the fault it has: `hang`, `slow 200`, `corrupt`, `full`.
+    /// `running`, `stopped`, `failed: …`, or its faults: `hang`, `slow 200`, `corrupt`, `full`, by commas.
     pub state: String,
     /// Pieces it holds; 0 while it is stopped.
     pub pieces: u64,
@@ -216,6 +215,7 @@ async fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
 
     #[derive(Default)]
     struct Recorder(Mutex<Vec<Request>>);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! network.json     {"version": 1, "nodes": …, "redundancy": …, "segment_size": …, "satellite_port": …}, written atomically
+//! api-key          serialized API key without restrictions: what grants of this network hold
 //! lock             locked by the one process that uses the directory
 //! control          unix socket of that process
 //! satellite/       identity and metabase
@@ -15,12 +16,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use strewn_engine::grant::ApiKey;
 use strewn_engine::redundancy::Redundancy;
+use zeroize::Zeroizing;
 
 /// Version of the layout.
 const VERSION: u32 = 1;
 const SETTINGS: &str = "network.json";
 const LOCK: &str = "lock";
+const API_KEY: &str = "api-key";
 /// Longest settings file that is read, in bytes.
 const MAX_SETTINGS: u64 = 64 * 1024;
 
@@ -91,11 +95,34 @@ impl Directory {
 
     /// Replaces the settings, durably.
     pub(super) fn store(&self, settings: &Settings) -> Result<(), LocalError> {
-        let (path, draft) = (self.path.join(SETTINGS), self.path.join("network.json.new"));
+        let mut text = serde_json::to_vec_pretty(settings).expect("plain values are JSON");
+        text.push(b'\n');
+        self.replace(SETTINGS, &text)
+    }
+
+    /// The API key, if one was made.
+    pub(super) fn api_key(&self) -> Result<Option<ApiKey>, LocalError> {
+        let path = self.path.join(API_KEY);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let key = ApiKey::parse(&bytes).map_err(io::Error::other);
+                key.map(Some).map_err(|source| LocalError::Directory { path, source })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LocalError::Directory { path, source }),
+        }
+    }
+
+    /// Keeps the API key, durably.
+    pub(super) fn store_api_key(&self, key: &ApiKey) -> Result<(), LocalError> {
+        self.replace(API_KEY, &Zeroizing::new(key.serialize()))
+    }
+
+    fn replace(&self, name: &str, content: &[u8]) -> Result<(), LocalError> {
+        let (path, draft) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            serde_json::to_writer_pretty(&mut file, settings)?;
-            file.write_all(b"\n")?;
+            file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&draft, &path)?;
             File::open(&self.path)?.sync_all()

@@ -50,7 +50,7 @@ impl PeerAddress {
     }
 
     /// True if libp2p has nothing to dial.
-    pub(super) fn only_channels(&self) -> bool {
+    pub(crate) fn only_channels(&self) -> bool {
         self.addresses.iter().all(is_channel)
     }
 
@@ -73,6 +73,11 @@ impl PeerAddress {
         found.truncate(MAX_ADDRESSES);
         found
     }
+}
+
+/// True for QUIC addresses.
+pub(crate) fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }
 
 /// True for the address of a piece channel.

@@ -133,8 +133,12 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, inbound: mpsc::Sen
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let stream = match connected(listener.accept().await.map(|(stream, _)| stream)) {
-            Ok(stream) => stream,
+        let accepted = match listener.accept().await {
+            Ok((stream, socket)) => connected(Ok(stream)).map(|stream| (stream, channel_address(socket))),
+            Err(error) => Err(error),
+        };
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "piece channel not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -151,7 +155,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, inbound: mpsc::Sen
             };
             let Some(peer) = peer_of(stream.get_ref().1) else { return };
             // The listener's owner may be gone: then the channel closes.
-            let _ = inbound.send(Inbound { peer, protocol: Protocol::Piece, stream: Box::new(stream) }).await;
+            let _ = inbound.send(Inbound { peer, remote, protocol: Protocol::Piece, stream: Box::new(stream) }).await;
         });
     }
 }

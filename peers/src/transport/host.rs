@@ -1,11 +1,12 @@
 //! One peer's libp2p endpoint: a task that owns the swarm, and the handle everyone else holds.
 
 use super::address::tcp_socket;
-use super::streams::{Open, Streams};
+use super::streams::{Open, Streams, boxed};
 use super::{BoxStream, INBOUND_QUEUE, Incoming, PeerAddress, Protocol, TransportError};
 use crate::identity::Identity;
 use futures::StreamExt;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, ListenerId};
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -17,12 +18,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::compat::FuturesAsyncReadCompatExt;
+use tokio::time::sleep;
 
 /// Requests to the swarm's task that may wait.
 const COMMAND_QUEUE: usize = 64;
 /// A connection without streams is closed after this long.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+/// Connecting and all handshakes, together.
+const CONNECT: Duration = Duration::from_secs(10);
+/// First pause after a stream was asked of a connection that is closing, doubled up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(5);
+/// Longest such pause.
+const MAX_PAUSE: Duration = Duration::from_millis(200);
 /// Handshakes under way at once, in each direction.
 const MAX_PENDING: u32 = 256;
 /// Connections of one other peer, in both directions together.
@@ -102,18 +109,25 @@ impl Host {
         asked.map_err(failed)
     }
 
-    /// Opens a stream, dialling first if need be. Fails when no address answers with the right peer id.
+    /// Opens a stream, dialling first if need be. Fails when no address answers with the right peer id. A connection that
+    /// turns out to be closing is waited out, so that the stream goes over a new one.
     pub async fn open(&self, to: &PeerAddress, protocol: Protocol) -> Result<BoxStream, TransportError> {
-        let addresses = to.libp2p().await;
-        let peer = to.peer;
-        let opened = self.ask(|reply| Command::Open { peer, addresses, open: Open { protocol, reply } }).await;
-        match opened {
-            Ok(stream) => Ok(Box::new(stream?.compat())),
-            // The wish got lost with the connection it was sent to.
-            Err(_) if !self.commands.is_closed() => {
-                Err(TransportError::Unreachable { peer, reason: "connection lost".into() })
+        let mut pause = MIN_PAUSE;
+        loop {
+            let (peer, addresses) = (to.peer, to.libp2p().await);
+            let asked = self.ask(|reply| Command::Open { peer, addresses, open: Open { protocol, reply } }).await;
+            match asked {
+                Ok(stream) => return stream.map(boxed),
+                Err(closed) if self.commands.is_closed() => return Err(closed),
+                // The wish got lost with the connection it was sent to.
+                Err(_) if pause > MAX_PAUSE => {
+                    return Err(TransportError::Unreachable { peer, reason: "connection lost".into() });
+                }
+                Err(_) => {
+                    sleep(pause).await;
+                    pause *= 2;
+                }
             }
-            Err(closed) => Err(closed),
         }
     }
 
@@ -170,11 +184,12 @@ fn transport(identity: &Identity, options: &HostOptions) -> Result<Boxed<(PeerId
         let secured = transport.upgrade(Version::V1Lazy).authenticate(security).multiplex(yamux::Config::default());
         Ok(secured.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
     };
-    Ok(match (options.tcp, options.quic) {
+    let transport = match (options.tcp, options.quic) {
         (true, true) => tcp()?.or_transport(quic()).map(|either, _| either.into_inner()).boxed(),
         (false, true) => quic().boxed(),
         _ => tcp()?.boxed(),
-    })
+    };
+    Ok(TransportTimeout::new(transport, CONNECT).boxed())
 }
 
 struct Task {

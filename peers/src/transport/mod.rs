@@ -16,6 +16,7 @@ mod pieces;
 mod streams;
 
 pub use address::PeerAddress;
+pub(crate) use address::is_quic;
 pub use channel::{ChannelDialer, ChannelListener};
 pub use host::{Host, HostOptions};
 pub use pieces::{PieceTransport, Pieces};
@@ -57,8 +58,8 @@ impl Protocol {
 }
 
 /// A bidirectional stream of any transport.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for S {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Duplex for S {}
 
 /// A stream of any transport.
 pub type BoxStream = Box<dyn Duplex>;
@@ -67,6 +68,8 @@ pub type BoxStream = Box<dyn Duplex>;
 pub struct Inbound {
     /// Who, as the transport has proven.
     pub peer: PeerId,
+    /// From where.
+    pub remote: Multiaddr,
     /// What it speaks.
     pub protocol: Protocol,
     /// The stream.

@@ -1,25 +1,30 @@
 //! The libp2p behaviour behind a [`Host`](super::Host): plain streams by protocol name, nothing else.
 //!
 //! Outbound streams are asked for by peer. They go over the oldest living connection that this side dialled; while there
-//! is none they wait for the dial that the host has begun, and fail with it.
+//! is none they wait for the dial that the host has begun, and fail with it. A connection on which no stream can be opened
+//! any more (its other end is gone without a word) is closed, so that the next stream dials anew.
 
-use super::{Inbound, Protocol, TransportError};
+use super::{BoxStream, Inbound, Protocol, TransportError};
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, UpgradeInfo};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-    NotifyHandler, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandlerInEvent, THandlerOutEvent,
-    ToSwarm,
+    CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+    NetworkBehaviour, NotifyHandler, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
 };
 use libp2p::{InboundUpgrade, Multiaddr, OutboundUpgrade, PeerId};
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::compat::FuturesAsyncReadCompatExt;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 /// A wish for a stream.
 #[derive(Debug)]
@@ -40,6 +45,10 @@ pub(super) struct Streams {
     waiting: HashMap<PeerId, (ConnectionId, Vec<Open>)>,
     events: VecDeque<ToSwarm<Infallible, Open>>,
 }
+
+/// A connection gives no streams any more.
+#[derive(Debug)]
+pub(super) struct Dead;
 
 impl Streams {
     pub(super) fn new(accepted: &[Protocol], inbound: mpsc::Sender<Inbound>) -> Self {
@@ -105,9 +114,9 @@ impl Streams {
         }
     }
 
-    fn handler(&self, peer: PeerId) -> Handler {
+    fn handler(&self, peer: PeerId, remote: &Multiaddr) -> Handler {
         let (accepted, inbound) = (self.accepted.clone(), self.inbound.clone());
-        Handler { peer, accepted, inbound, wishes: VecDeque::new() }
+        Handler { peer, remote: remote.clone(), accepted, inbound, wishes: VecDeque::new(), dead: false }
     }
 }
 
@@ -120,20 +129,20 @@ impl NetworkBehaviour for Streams {
         _: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, remote))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, remote))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -149,8 +158,10 @@ impl NetworkBehaviour for Streams {
         }
     }
 
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {}
+    fn on_connection_handler_event(&mut self, peer_id: PeerId, connection: ConnectionId, Dead: THandlerOutEvent<Self>) {
+        self.disconnected(peer_id, connection);
+        let connection = CloseConnection::One(connection);
+        self.events.push_back(ToSwarm::CloseConnection { peer_id, connection });
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
@@ -162,15 +173,18 @@ impl NetworkBehaviour for Streams {
 /// One connection's side of the behaviour.
 pub(super) struct Handler {
     peer: PeerId,
+    remote: Multiaddr,
     accepted: Arc<[StreamProtocol]>,
     inbound: mpsc::Sender<Inbound>,
     wishes: VecDeque<Open>,
+    dead: bool,
 }
 
 impl Handler {
     fn accept(&self, stream: Stream, protocol: &StreamProtocol) {
         let Some(protocol) = Protocol::by_name(protocol) else { return };
-        let inbound = Inbound { peer: self.peer, protocol, stream: Box::new(stream.compat()) };
+        let remote = self.remote.clone();
+        let inbound = Inbound { peer: self.peer, remote, protocol, stream: boxed(stream) };
         if self.inbound.try_send(inbound).is_err() {
             tracing::warn!(peer = %self.peer, ?protocol, "inbound stream dropped: too many wait to be accepted");
         }
@@ -179,7 +193,7 @@ impl Handler {
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = Open;
-    type ToBehaviour = Infallible;
+    type ToBehaviour = Dead;
     type InboundProtocol = Negotiate;
     type OutboundProtocol = Negotiate;
     type InboundOpenInfo = ();
@@ -189,7 +203,10 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(Negotiate(self.accepted.clone()), ())
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Negotiate, Open, Infallible>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Negotiate, Open, Dead>> {
+        if std::mem::take(&mut self.dead) {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Dead));
+        }
         // Wishes are added by the connection's own task just before it polls: no waker is needed.
         let Some(open) = self.wishes.pop_front() else { return Poll::Pending };
         let negotiate = Negotiate([open.protocol.stream_protocol()].into());
@@ -212,6 +229,7 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let unreachable = |reason: String| TransportError::Unreachable { peer: self.peer, reason };
+                self.dead |= matches!(error, StreamUpgradeError::Timeout | StreamUpgradeError::Io(_));
                 let error = match error {
                     StreamUpgradeError::NegotiationFailed => TransportError::Unsupported(info.protocol.name()),
                     StreamUpgradeError::Timeout => unreachable("no answer to a new stream".into()),
@@ -222,6 +240,42 @@ impl ConnectionHandler for Handler {
             }
             _ => {}
         }
+    }
+}
+
+/// A libp2p stream as everyone else uses streams.
+pub(super) fn boxed(stream: Stream) -> BoxStream {
+    Box::new(Exclusive(Mutex::new(stream.compat())))
+}
+
+/// Lends `Sync` to a stream that lacks it. All access is through `&mut`, so the lock is never taken.
+struct Exclusive(Mutex<Compat<Stream>>);
+
+impl AsyncRead for Exclusive {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Exclusive {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_write_vectored(cx, buffers)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_shutdown(cx)
     }
 }
 

@@ -19,7 +19,7 @@ use strewn_engine::piece::{BadShare, PieceShape, ProvenShare, verify};
 use strewn_engine::segment::Geometry;
 use strewn_engine::transfer::download::{Action, Download, Failure, GetId, Outcome, Settings};
 use strewn_wire::node::NodeError;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -27,8 +27,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const EVENT_QUEUE: usize = 64;
 /// How long a cancelled request may take to run out, so that its stream can be kept.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
-/// How often a read is tried with fresh locations and limits.
-const TRIES: u32 = 3;
+/// When the machine waits for nothing in particular it is asked again after this.
+const LONG: Duration = Duration::from_secs(10);
+/// Most bytes that all downloads of a process hold, answers not counted.
+const DOWNLOAD_MEMORY: u64 = 96 << 20;
+/// Unit in which memory is accounted, in bytes.
+const MEMORY_UNIT: u64 = 64 << 10;
+/// How often a read is tried, the last times with fresh locations and limits.
+const TRIES: u32 = 2;
 
 /// See [`BucketService::run_blocks`](strewn_engine::bucket::BucketService::run_blocks).
 pub(super) async fn run_blocks(
@@ -67,11 +73,30 @@ async fn read_stretches(
         if range.end > reader.geometry.length() {
             return Err(Error::Invalid("the satellite's place of a run lies beyond its segment".into()));
         }
-        parts.push(Driver::new(&locator.shared, reader, range).run().await?);
+        let settings = Settings::default();
+        let _memory = locator.shared.downloads.memory(&reader.geometry, &settings, &range).await;
+        parts.push(Driver::new(&locator.shared, reader, range).run(settings).await?);
     }
     match <[Bytes; 1]>::try_from(parts) {
         Ok([part]) => Ok(part),
         Err(parts) => Ok(parts.concat().into()),
+    }
+}
+
+/// Bounds what all downloads of a process hold in memory.
+pub(super) struct DownloadSlots(Semaphore);
+
+impl DownloadSlots {
+    pub(super) fn new() -> Self {
+        Self(Semaphore::new((DOWNLOAD_MEMORY / MEMORY_UNIT) as usize))
+    }
+
+    /// Room for the shares of a window of the range: at worst all k of each stripe, though only some are wanted.
+    async fn memory(&self, geometry: &Geometry, settings: &Settings, range: &Range<u64>) -> SemaphorePermit<'_> {
+        let stripe = u64::from(geometry.share_length(0)) * u64::from(geometry.required());
+        let wanted = geometry.stripes_of(range.clone()).len() as u64 * stripe;
+        let units = wanted.min(settings.window.max(stripe)).clamp(MEMORY_UNIT, DOWNLOAD_MEMORY) / MEMORY_UNIT;
+        self.0.acquire_many(units as u32).await.expect("never closed")
     }
 }
 
@@ -114,12 +139,12 @@ impl Driver {
         }
     }
 
-    async fn run(mut self) -> Result<Bytes, Error> {
+    async fn run(mut self, settings: Settings) -> Result<Bytes, Error> {
         let geometry = self.reader.geometry;
         let sources = self.reader.sources.iter().map(|source| (source.limit.number, source.root));
         let latencies = self.shared.latencies.lock().clone();
         let range = self.range.clone();
-        let mut machine = Download::new(geometry, range, sources, Settings::default(), latencies, self.now());
+        let mut machine = Download::new(geometry, range, sources, settings, latencies, self.now());
         let mut answer = Answer::new(geometry, self.range.clone());
         loop {
             while let Some(group) = machine.take(self.now()) {
@@ -141,7 +166,7 @@ impl Driver {
                     Action::Done(Outcome::Failed { reachable, needed }) => return Err(self.failed(reachable, needed)),
                 }
             }
-            let wake = self.started + machine.wake_at().unwrap_or(Duration::MAX / 4);
+            let wake = self.started + machine.wake_at().unwrap_or(self.now() + LONG);
             tokio::select! {
                 event = self.events.1.recv() => {
                     let event = event.expect("the driver holds a sender itself");
@@ -252,7 +277,10 @@ impl GetTask {
     async fn fetch(&self) -> Result<(), PieceError> {
         let source = self.reader.sources.get(self.position).ok_or(PieceError::Cancelled)?;
         let nodes = &self.shared.nodes;
-        let unreachable = |error| PieceError::Lost(std::io::Error::other(error));
+        let unreachable = |error| {
+            self.reader.miss();
+            PieceError::Lost(std::io::Error::other(error))
+        };
         let mut stream = nodes.take(&source.limit.node).await.map_err(unreachable)?;
         let mut result = self.request(source, &mut stream).await;
         if stream.kept && matches!(result, Err(PieceError::Lost(_))) {
@@ -290,8 +318,9 @@ struct Prover<'a> {
 impl ShareSink for Prover<'_> {
     async fn arrived(&mut self, share: SentShare) -> Result<(), PieceError> {
         let proven = verify(&self.source.root, self.shape, share.number, share.bytes, &share.proof);
-        let event = Event::Share(self.task.get, proven);
-        self.task.events.send(event).await.map_err(|_| PieceError::Cancelled)
+        // When the download has ended the rest is only read so that the stream can be kept.
+        let _ = self.task.events.send(Event::Share(self.task.get, proven)).await;
+        Ok(())
     }
 }
 

@@ -29,7 +29,8 @@ const READERS_MEMORY: u64 = 16 << 20;
 const PIECE_WEIGHT: u32 = 600;
 /// Blocks of the longest run: it fills a segment.
 const MAX_BLOCKS: u64 = MAX_SEGMENT / BLOCK;
-/// A failed read is tried again with fresh locations and limits if those it used were older than this.
+/// What is younger is not asked for again: a failed read is tried again with fresh locations, and nodes that were not found
+/// are looked for anew, if what was known of them is older than this.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// Finds blocks of one bucket.
@@ -115,7 +116,7 @@ impl Locator {
         if let Place::Parts(parts) = &location.place {
             for part in parts {
                 if let Some(reader) = self.readers.get(&part.segment).await
-                    && (reader.is_worn() || reader.fetched.elapsed() > FRESH)
+                    && (reader.is_worn() || reader.moved.load(Ordering::Relaxed) || reader.fetched.elapsed() > FRESH)
                 {
                     outdated = true;
                     self.readers.invalidate(&part.segment).await;
@@ -192,7 +193,10 @@ pub(super) struct SegmentReader {
     pub(super) sources: Vec<Source>,
     key: SigningKey,
     fetched: Instant,
+    /// A limit was not accepted.
     refused: AtomicBool,
+    /// A node was not where it should be.
+    moved: AtomicBool,
 }
 
 /// A piece that can be read.
@@ -220,7 +224,14 @@ impl SegmentReader {
             let claimed = limit.limit.unverified().map_err(|error| Error::Invalid(error.to_string()))?;
             sources.push(Source { limit, root, budget: claimed.bytes, spent: AtomicU64::new(0) });
         }
-        Ok(Self { geometry, sources, key, fetched: Instant::now(), refused: AtomicBool::new(false) })
+        Ok(Self {
+            geometry,
+            sources,
+            key,
+            fetched: Instant::now(),
+            refused: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+        })
     }
 
     /// Orders that many more bytes of a piece; `None` if the limit does not reach so far.
@@ -242,9 +253,15 @@ impl SegmentReader {
         self.refused.store(true, Ordering::Relaxed);
     }
 
+    /// Notes that a node was not found where the satellite had seen it.
+    pub(super) fn miss(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
     fn is_worn(&self) -> bool {
         let nearly_spent = |source: &Source| source.spent() > source.budget.saturating_mul(7) / 8;
-        self.refused.load(Ordering::Relaxed) || self.sources.iter().any(nearly_spent)
+        let moved = self.moved.load(Ordering::Relaxed) && self.fetched.elapsed() > FRESH;
+        moved || self.refused.load(Ordering::Relaxed) || self.sources.iter().any(nearly_spent)
     }
 }
 

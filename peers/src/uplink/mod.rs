@@ -17,6 +17,7 @@ pub use bucket::NetworkBucket;
 use crate::identity::Identity;
 use crate::transport::{ChannelDialer, Host, HostOptions, PeerAddress, Pieces, TransportError};
 use bytes::Bytes;
+use download::DownloadSlots;
 use parking_lot::Mutex;
 use satellite::SatelliteClient;
 use std::sync::Arc;
@@ -105,6 +106,7 @@ struct Shared {
     satellite_id: SatelliteId,
     nodes: Arc<NodeStreams>,
     uploads: UploadSlots,
+    downloads: DownloadSlots,
     /// How fast nodes answered lately.
     latencies: Mutex<Latencies>,
 }
@@ -123,6 +125,7 @@ impl Uplink {
             satellite,
             nodes: Arc::new(NodeStreams::new(Arc::new(pieces))),
             uploads: UploadSlots::new(),
+            downloads: DownloadSlots::new(),
             latencies: Mutex::default(),
         };
         Ok(Self { grant: Arc::new(grant.clone()), shared: Arc::new(shared), host })
@@ -229,7 +232,7 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
 }

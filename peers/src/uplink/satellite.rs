@@ -1,7 +1,7 @@
 //! Requests to a satellite: kept streams, one request at a time on each, and one policy for retries.
 //!
 //! A request that may safely be repeated (all but making and removing buckets) is: after a lost stream at once and then with growing pauses,
-//! until [`RETRY_FOR`] is over. The others go over a stream of their own, so that a kept stream that died unnoticed
+//! until [`Patience::all`] is over. The others go over a stream of their own, so that a kept stream that died unnoticed
 //! never leaves it open whether they were carried out.
 
 use crate::transport::{BoxStream, Host, PeerAddress, Protocol, TransportError};
@@ -21,14 +21,26 @@ use tokio::time::{Instant, timeout, timeout_at};
 const MAX_REQUESTS: usize = 128;
 /// Streams kept for the next request.
 const MAX_IDLE: usize = 32;
-/// A single try, without the time a long poll asks for.
-const ATTEMPT: Duration = Duration::from_secs(20);
-/// All tries together; the last one may be cut short.
-const RETRY_FOR: Duration = Duration::from_secs(25);
 /// Pause before the second retry (the first follows at once), doubled up to [`MAX_PAUSE`], with jitter.
 const MIN_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between tries.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// A connection slower than this many bytes per second is taken for dead: long messages get time in proportion.
+const MIN_RATE: u64 = 64 * 1024;
+
+/// How long requests may take, without the time a long poll asks for and that a long message takes.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// A single try.
+    attempt: Duration,
+    /// All tries together; the last one may be cut short.
+    all: Duration,
+}
+
+impl Patience {
+    const DEFAULT: Self = Self { attempt: Duration::from_secs(10), all: Duration::from_secs(25) };
+}
 
 /// One API key's connection to its satellite.
 pub(super) struct SatelliteClient {
@@ -37,6 +49,7 @@ pub(super) struct SatelliteClient {
     api_key: Bytes,
     idle: Mutex<Vec<BoxStream>>,
     slots: Semaphore,
+    patience: Patience,
 }
 
 /// Why one try failed.
@@ -54,7 +67,8 @@ enum Failure {
 impl SatelliteClient {
     /// Connects when first asked something.
     pub(super) fn new(host: Host, address: PeerAddress, api_key: Bytes) -> Self {
-        Self { host, address, api_key, idle: Mutex::new(Vec::new()), slots: Semaphore::new(MAX_REQUESTS) }
+        let (idle, slots) = (Mutex::new(Vec::new()), Semaphore::new(MAX_REQUESTS));
+        Self { host, address, api_key, idle, slots, patience: Patience::DEFAULT }
     }
 
     /// The satellite's identity, as its address names it.
@@ -66,8 +80,9 @@ impl SatelliteClient {
     /// Asks something that may safely be asked twice.
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Error> {
         let message = encode(request)?;
-        let attempt = ATTEMPT + long_poll(request);
-        let deadline = Instant::now() + RETRY_FOR + long_poll(request);
+        let more = long_poll(request) + sending(&message);
+        let attempt = self.patience.attempt + more;
+        let deadline = Instant::now() + self.patience.all + more;
         let _slot = self.slots.acquire().await.expect("never closed");
         let mut pauses = pauses();
         let mut kept = self.idle.lock().pop();
@@ -79,6 +94,10 @@ impl SatelliteClient {
                 Err(failure) => failure,
             };
             tracing::debug!(reason = %failure.reason(), "satellite request failed");
+            if matches!(failure, Failure::Silent) {
+                // Kept streams go over the same connection, which may be dead without having said so.
+                self.idle.lock().clear();
+            }
             if was_kept {
                 continue; // it had died while it was idle; the others probably too, so the next one is fresh
             }
@@ -95,10 +114,11 @@ impl SatelliteClient {
     pub(super) async fn ask_once(&self, request: &Request) -> Result<Reply, Error> {
         let message = encode(request)?;
         let _slot = self.slots.acquire().await.expect("never closed");
-        let deadline = Instant::now() + RETRY_FOR;
+        let more = sending(&message);
+        let deadline = Instant::now() + self.patience.all + more;
         let mut pauses = pauses();
         loop {
-            match self.attempt(None, &message, ATTEMPT).await {
+            match self.attempt(None, &message, self.patience.attempt + more).await {
                 Ok(reply) => return accepted(reply),
                 Err(failure @ Failure::Connect(_)) if failure.may_pass() => match pauses.next() {
                     Some(pause) if Instant::now() + pause < deadline => tokio::time::sleep(pause).await,
@@ -188,6 +208,10 @@ fn long_poll(request: &Request) -> Duration {
     }
 }
 
+fn sending(message: &[u8]) -> Duration {
+    Duration::from_secs(message.len() as u64 / MIN_RATE)
+}
+
 fn pauses() -> impl Iterator<Item = Duration> {
     let growing = ExponentialBuilder::default()
         .with_min_delay(MIN_PAUSE)
@@ -195,4 +219,138 @@ fn pauses() -> impl Iterator<Item = Duration> {
         .with_jitter()
         .without_max_times();
     growing.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::transport::HostOptions;
+    use std::sync::Arc;
+    use strewn_engine::bucket::Changes;
+    use strewn_engine::ids::BucketId;
+    use tokio::sync::{Notify, mpsc};
+
+    /// What a scripted satellite does with a request.
+    enum Act {
+        Answer(Reply),
+        /// Breaks off without an answer.
+        Break,
+        /// Answers, then breaks off.
+        Last(Reply),
+        AnswerAfter(Arc<Notify>, Reply),
+    }
+
+    /// A satellite that acts by a script, and tells what it was asked.
+    async fn satellite(
+        act: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+    ) -> (Host, SatelliteClient, mpsc::Receiver<Request>) {
+        let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let options = HostOptions { listen, accept: vec![Protocol::Uplink], ..HostOptions::default() };
+        let (host, mut incoming) = Host::start(&Identity::fresh(), options).await.unwrap();
+        let (asked, questions) = mpsc::channel(1000);
+        let (act, count) = (Arc::new(act), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+        tokio::spawn(async move {
+            while let Some(mut inbound) = incoming.recv().await {
+                let (asked, act, count) = (asked.clone(), act.clone(), count.clone());
+                tokio::spawn(async move {
+                    let hello: Hello = frame::read(&mut inbound.stream, MAX_REQUEST).await.unwrap().unwrap();
+                    assert_eq!(hello.api_key, "key");
+                    while let Ok(Some(request)) = frame::read(&mut inbound.stream, MAX_REQUEST).await {
+                        let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        let (reply, last) = match act(number, &request) {
+                            Act::Answer(reply) => (reply, false),
+                            Act::Last(reply) => (reply, true),
+                            Act::Break => {
+                                asked.send(request).await.unwrap();
+                                return;
+                            }
+                            Act::AnswerAfter(notify, reply) => {
+                                notify.notified().await;
+                                (reply, false)
+                            }
+                        };
+                        asked.send(request).await.unwrap();
+                        frame::write(&mut inbound.stream, &reply, MAX_REPLY).await.unwrap();
+                        inbound.stream.flush().await.unwrap();
+                        if last {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let address = PeerAddress { peer: host.peer_id(), addresses: host.addresses() };
+        let (uplink, _) = Host::start(&Identity::fresh(), HostOptions::default()).await.unwrap();
+        (host, SatelliteClient::new(uplink, address, Bytes::from_static(b"key")), questions)
+    }
+
+    fn remove() -> Request {
+        Request::RemoveBucket { bucket: BucketId::from_bytes([1; 16]), force: false }
+    }
+
+    fn asked(mut questions: mpsc::Receiver<Request>) -> usize {
+        std::iter::from_fn(|| questions.try_recv().ok()).count()
+    }
+
+    #[tokio::test]
+    async fn a_dead_kept_stream_and_lost_answers_are_survived() {
+        let script = |number, _: &Request| match number {
+            0 => Act::Last(Reply::Done),
+            1 | 2 => Act::Break,
+            _ => Act::Answer(Reply::Done),
+        };
+        let (_host, client, questions) = satellite(script).await;
+        client.ask(&Request::ListBuckets).await.unwrap();
+        client.ask(&Request::ListBuckets).await.unwrap();
+        assert_eq!(asked(questions), 4);
+    }
+
+    #[tokio::test]
+    async fn what_must_not_be_repeated_is_not() {
+        let (_host, client, questions) = satellite(|_, _| Act::Break).await;
+        assert!(matches!(client.ask_once(&remove()).await, Err(Error::Unreachable(_))));
+        assert_eq!(asked(questions), 1);
+    }
+
+    #[tokio::test]
+    async fn refusals_are_errors_and_not_repeated() {
+        let (_host, client, questions) =
+            satellite(|_, _| Act::Answer(Reply::Failed(Error::Forbidden("no".into())))).await;
+        assert_eq!(client.ask(&Request::ListBuckets).await.unwrap_err(), Error::Forbidden("no".into()));
+        assert_eq!(asked(questions), 1);
+    }
+
+    #[tokio::test]
+    async fn a_satellite_that_is_away_is_unreachable_in_bounded_time() {
+        let (host, mut client, _questions) = satellite(|_, _| Act::Answer(Reply::Done)).await;
+        host.shutdown().await;
+        client.patience = Patience { attempt: Duration::from_millis(200), all: Duration::from_millis(400) };
+        let began = Instant::now();
+        assert!(matches!(client.ask(&Request::ListBuckets).await, Err(Error::Unreachable(_))));
+        assert!(matches!(client.ask_once(&remove()).await, Err(Error::Unreachable(_))));
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn a_long_poll_blocks_nobody() {
+        let go = Arc::new(Notify::new());
+        let waiting = go.clone();
+        let nothing = Changes { epoch: 0, changes: Vec::new(), sequence: 0, gap: false };
+        let script = move |_, request: &Request| match request {
+            Request::Changes { .. } => Act::AnswerAfter(waiting.clone(), Reply::Changes(nothing.clone())),
+            _ => Act::Answer(Reply::Done),
+        };
+        let (_host, client, _questions) = satellite(script).await;
+        let wait = Duration::from_secs(60);
+        let poll = Request::Changes { bucket: BucketId::from_bytes([1; 16]), after: 0, wait };
+        let others = async {
+            for _ in 0..10 {
+                client.ask(&Request::ListBuckets).await.unwrap();
+            }
+            go.notify_one();
+        };
+        let (polled, ()) = tokio::join!(client.ask(&poll), others);
+        assert!(matches!(polled, Ok(Reply::Changes(_))));
+    }
 }

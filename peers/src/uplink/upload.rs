@@ -49,12 +49,11 @@ impl UploadSlots {
         Self { uploads: Semaphore::new(MAX_UPLOADS), memory: Semaphore::new((UPLOAD_MEMORY / MEMORY_UNIT) as usize) }
     }
 
-    async fn enter(&self, geometry: &Geometry, settings: &Settings) -> (SemaphorePermit<'_>, SemaphorePermit<'_>) {
+    async fn memory(&self, geometry: &Geometry, settings: &Settings) -> SemaphorePermit<'_> {
         let windows = (settings.held_windows as u64 + WINDOWS_BESIDE).min(geometry.windows().into());
         let window = WINDOW.min(geometry.length()) * u64::from(geometry.total()) / u64::from(geometry.required());
         let units = (windows * window).clamp(MEMORY_UNIT, UPLOAD_MEMORY) / MEMORY_UNIT;
-        let upload = self.uploads.acquire().await.expect("never closed");
-        (upload, self.memory.acquire_many(units as u32).await.expect("never closed"))
+        self.memory.acquire_many(units as u32).await.expect("never closed")
     }
 }
 
@@ -65,6 +64,7 @@ pub(super) async fn put_segment(
     segment: SegmentId,
     source: Arc<dyn SegmentSource>,
 ) -> Result<(), Error> {
+    let _slot = shared.uploads.uploads.acquire().await.expect("never closed");
     let length = source.len();
     let key = SigningKey::from_bytes(&random());
     let uplink = key.verifying_key().to_bytes();
@@ -75,7 +75,7 @@ pub(super) async fn put_segment(
     };
     let geometry = Geometry::new(begun.redundancy, length).map_err(|error| Error::Invalid(error.to_string()))?;
     let settings = Settings::default();
-    let _slots = shared.uploads.enter(&geometry, &settings).await;
+    let _memory = shared.uploads.memory(&geometry, &settings).await;
     let driver = Driver::new(shared, bucket, segment, key, geometry, source);
     let pieces = driver.run(begun, settings).await?;
     match shared.satellite.ask(&Request::FinishSegment { bucket, segment, pieces }).await? {
@@ -106,7 +106,7 @@ struct Driver {
     /// Limits by [`NodeRef`].
     limits: Vec<PieceLimit>,
     puts: HashMap<PutId, RunningPut>,
-    receipts: HashMap<PutId, (Signed<Receipt>, Root)>,
+    receipts: HashMap<PutId, StoredPiece>,
     /// At rest between two encodings.
     encoder: Option<Encoder>,
     held: HashMap<u32, PieceWindow>,
@@ -163,7 +163,7 @@ impl Driver {
             while let Some(action) = machine.poll() {
                 match action {
                     Action::Done(Outcome::Stored { pieces, complete }) => {
-                        tracing::debug!(segment = %self.segment, stored = pieces.len(), complete, "segment stored");
+                        tracing::debug!(segment = %self.segment, pieces = pieces.len(), complete, "segment stored");
                         return Ok(self.stored(pieces));
                     }
                     Action::Done(Outcome::Failed { stored, needed }) => {
@@ -205,12 +205,10 @@ impl Driver {
             Action::Start { put, number, node } => self.start(put, number, node),
             Action::Encode(window) => self.encode(window),
             Action::Send { put, window } => {
-                let put = self.puts.get(&put);
-                let held = self.held.get(&window);
-                if let Some((put, bytes)) = put.zip(held).and_then(|(put, held)| Some((put, held.piece(put.number)?))) {
-                    // The machine sends the next window only after this one, so there is room unless the task has ended.
-                    let _ = put.windows.try_send(bytes.clone());
-                }
+                let Some(put) = self.puts.get(&put) else { return };
+                let Some(bytes) = self.held.get(&window).and_then(|held| held.piece(put.number)) else { return };
+                // The machine sends the next window only after this one, so there is room unless the task has ended.
+                let _ = put.windows.try_send(bytes.clone());
             }
             Action::Release(window) => self.released.extend(self.held.remove(&window)),
             Action::Cancel(put) => {
@@ -320,8 +318,9 @@ impl Driver {
         if found.limit != limit.limit.hash() || found.length != self.geometry.piece_length() || found.root != root {
             return Err("a receipt for something else");
         }
+        let stored = StoredPiece { number: running.number, limit: limit.limit.clone(), root, receipt };
         self.puts.remove(&put);
-        self.receipts.insert(put, (receipt, root));
+        self.receipts.insert(put, stored);
         Ok(())
     }
 
@@ -334,12 +333,7 @@ impl Driver {
     }
 
     fn stored(mut self, pieces: Vec<Stored>) -> Vec<StoredPiece> {
-        let with_receipt = pieces.into_iter().filter_map(|stored| {
-            let (receipt, root) = self.receipts.remove(&stored.put)?;
-            let limit = self.limits.get(stored.node.0 as usize)?.limit.clone();
-            Some(StoredPiece { number: stored.number, limit, root, receipt })
-        });
-        with_receipt.collect()
+        pieces.iter().filter_map(|piece| self.receipts.remove(&piece.put)).collect()
     }
 }
 
