@@ -1,2 +1,61 @@
-//! .
-fn main() {}
+//! `strewn`: the one binary. Reads arguments, environment and configuration, wires the parts together, and alone exits
+//! the process.
+
+mod cli;
+mod commands;
+mod config;
+mod control;
+mod detach;
+mod error;
+mod helpers;
+mod location;
+#[cfg(test)]
+mod man;
+mod mounted;
+mod output;
+mod passphrase;
+mod register;
+mod remote;
+mod session;
+mod signals;
+
+use clap::Parser;
+use error::{Context, Outcome};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run() -> Outcome {
+    if detach::is_detached() {
+        detach::enter()?;
+    }
+    raise_descriptor_limit();
+    let cli = cli::Cli::parse_from(helpers::arguments(std::env::args_os())?);
+    log_to_stderr(&cli.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let outcome = runtime.block_on(cli.run());
+    // What is still running in the background has been told to stop or may be dropped: nothing acknowledged depends on it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// A network of a hundred nodes in one process needs more descriptors than the usual soft limit allows.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        eprintln!("strewn: cannot raise the limit of open files: {error}");
+    }
+}
+
+fn log_to_stderr(filter: &str) -> Outcome {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| error::Failure::usage(format!("--log {filter:?}: {error}")))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    Ok(())
+}

@@ -146,7 +146,7 @@ pub enum UnmountError {
 ///
 /// Blocks for at most [`ANSWER_WITHIN`] if something is mounted there that does not answer.
 pub fn mount(path: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
-    let path = check_mountpoint(path, options)?;
+    let path = check(path, options)?;
     let (fd, by_root) = if is_root() {
         match mount_directly(&path, options)? {
             Some(fd) => (fd, true),
@@ -283,8 +283,10 @@ impl MountPoint {
     }
 }
 
-/// The path to mount on, if it may be mounted on.
-fn check_mountpoint(path: &Path, options: &MountOptions) -> Result<PathBuf, MountError> {
+/// Finds out whether a drive could be mounted on a directory, before anything else is set up; gives its real path.
+///
+/// Blocks like [`mount`].
+pub fn check(path: &Path, options: &MountOptions) -> Result<PathBuf, MountError> {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => MountError::Missing(path.into()),
         io::ErrorKind::NotADirectory => MountError::NotADirectory(path.into()),

@@ -44,23 +44,21 @@ fn what_cannot_be_mounted_on_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let options = MountOptions::default();
     let missing = directory.path().join("missing");
-    assert!(matches!(check_mountpoint(&missing, &options), Err(MountError::Missing(path)) if path == missing));
+    assert!(matches!(check(&missing, &options), Err(MountError::Missing(path)) if path == missing));
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(
-        matches!(check_mountpoint(&file, &options), Err(MountError::NotADirectory(path)) if path.ends_with("file"))
-    );
-    assert!(matches!(check_mountpoint(&file.join("below"), &options), Err(MountError::NotADirectory(_))));
-    assert!(matches!(check_mountpoint(directory.path(), &options), Err(MountError::NotEmpty(_))));
+    assert!(matches!(check(&file, &options), Err(MountError::NotADirectory(path)) if path.ends_with("file")));
+    assert!(matches!(check(&file.join("below"), &options), Err(MountError::NotADirectory(_))));
+    assert!(matches!(check(directory.path(), &options), Err(MountError::NotEmpty(_))));
     let over = MountOptions { nonempty: true, ..MountOptions::default() };
-    assert_eq!(check_mountpoint(directory.path(), &over).unwrap(), directory.path().canonicalize().unwrap());
-    let error = check_mountpoint(Path::new("/proc"), &options).unwrap_err();
+    assert_eq!(check(directory.path(), &over).unwrap(), directory.path().canonicalize().unwrap());
+    let error = check(Path::new("/proc"), &options).unwrap_err();
     assert!(error.to_string().contains("type proc: unmount it first"), "{error}");
     let link = directory.path().join("link");
     let target = directory.path().join("target");
     fs::create_dir(&target).unwrap();
     std::os::unix::fs::symlink(&target, &link).unwrap();
-    assert_eq!(check_mountpoint(&link, &options).unwrap(), target.canonicalize().unwrap());
+    assert_eq!(check(&link, &options).unwrap(), target.canonicalize().unwrap());
 }
 
 #[test]

@@ -147,6 +147,12 @@ impl Paths {
         }
     }
 
+    /// Changes attributes of what a path names.
+    pub async fn set_attributes(&self, path: &[u8], attributes: SetAttributes) -> Result<Stat> {
+        let found = self.resolve(path, Last::Follow).await?;
+        self.volume.setattr(self.caller, found.inode(), attributes).await
+    }
+
     /// Makes a directory. Errors: `EEXIST`.
     pub async fn make_directory(&self, path: &[u8], mode: u32) -> Result<Reference> {
         let (parent, name) = self.parent(path).await?;

@@ -20,6 +20,8 @@ use strewn_engine::grant::ApiKey;
 use strewn_engine::redundancy::Redundancy;
 use zeroize::Zeroizing;
 
+/// Name of the log file that a network in the background may have in its directory.
+pub const LOG: &str = "local.log";
 /// Version of the layout.
 const VERSION: u32 = 1;
 const SETTINGS: &str = "network.json";
@@ -130,11 +132,12 @@ impl Directory {
         write().map_err(|source| LocalError::Directory { path: path.clone(), source })
     }
 
+    /// A log may be there already: whoever starts a network in the background opens it first.
     fn must_be_fresh(&self) -> Result<(), LocalError> {
         let failed = |source| LocalError::Directory { path: self.path.clone(), source };
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            if name != LOCK && name != "network.json.new" {
+            if name != LOCK && name != "network.json.new" && name != LOG {
                 return Err(LocalError::NotANetwork(self.path.clone()));
             }
         }

@@ -23,6 +23,7 @@ use strewn_engine::redundancy::Redundancy;
 use strewn_engine::segment::MAX_SEGMENT;
 use tokio_util::sync::CancellationToken;
 
+pub use directory::LOG;
 pub use slot::LocalTransport;
 
 /// Most nodes of a local network.

@@ -1,0 +1,129 @@
+//! `strewn cp`: between the local disk, buckets and standard streams.
+
+mod download;
+mod upload;
+
+use super::AccessArg;
+use crate::error::{Context, Failure, Outcome};
+use crate::location::{Location, Remote};
+use crate::session::{At, Session};
+use std::io::{Read, Write};
+use std::path::Path;
+use strewn_engine::bucket::Kind;
+use strewn_fs::volume::path::Last;
+
+/// Copy files to, from and within buckets
+///
+/// Returns when the network, or the local disk, has everything. Modes, times and symbolic links are kept; owners are not.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cp {
+    /// What to copy: strewn://BUCKET/PATH, a local path, or `-` for standard input
+    from: Location,
+    /// Where to: strewn://BUCKET/PATH, a local path, or `-` for standard output
+    to: Location,
+    #[command(flatten)]
+    access: AccessArg,
+    /// Directories too, with everything in them
+    #[arg(long, short)]
+    recursive: bool,
+    /// No progress bar
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Cp {
+    pub(crate) async fn run(self) -> Outcome {
+        match (&self.from, &self.to) {
+            (Location::Local(from), Location::Remote(to)) => {
+                let session = Session::open(&self.access, to).await?;
+                let to = inside_directory(&session, to, from.file_name().and_then(|name| name.to_str())).await?;
+                upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
+                    .copy(from, &to)
+                    .await?;
+                session.finish().await
+            }
+            (Location::Remote(from), Location::Local(to)) => {
+                let session = Session::open(&self.access, from).await?;
+                let to = if to.is_dir() { to.join(from.file_name()) } else { to.clone() };
+                download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
+                    .copy(from, &to)
+                    .await?;
+                session.finish().await
+            }
+            (Location::Standard, Location::Remote(to)) => self.from_standard(to).await,
+            (Location::Remote(from), Location::Standard) => self.to_standard(from).await,
+            (Location::Remote(from), Location::Remote(to)) => self.within(from, to).await,
+            _ => Err(Failure::usage("one side must be in a bucket").hint("write strewn://BUCKET/PATH")),
+        }
+    }
+
+    async fn from_standard(&self, to: &Remote) -> Outcome {
+        let session = Session::open(&self.access, to).await?;
+        let mut writer = session.paths.write(to.path.as_bytes(), 0o644).await.at(to)?;
+        let mut input = std::io::stdin();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let read = input.read(&mut buffer).context("reading standard input")?;
+            if read == 0 {
+                break;
+            }
+            writer.write(&buffer[..read]).await.at(to)?;
+        }
+        writer.finish(crate::session::caller(), Default::default()).await.at(to)?;
+        session.finish().await
+    }
+
+    async fn to_standard(&self, from: &Remote) -> Outcome {
+        let session = Session::open(&self.access, from).await?;
+        let mut reader = session.paths.read(from.path.as_bytes()).await.at(from)?;
+        let mut output = std::io::stdout();
+        while let Some(bytes) = reader.next().await.at(from)? {
+            output.write_all(&bytes).context("writing to standard output")?;
+        }
+        output.flush().context("writing to standard output")?;
+        session.finish().await
+    }
+
+    /// Bucket to bucket: the content passes through this machine, because it is sealed anew.
+    async fn within(&self, from: &Remote, to: &Remote) -> Outcome {
+        let source = Session::open(&self.access, from).await?;
+        let target = Session::open(&self.access, to).await?;
+        let to = inside_directory(&target, to, Some(from.file_name())).await?;
+        let staging = tempfile::tempdir().context("making a temporary directory")?;
+        let copy = staging.path().join("copy");
+        download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }.copy(from, &copy).await?;
+        upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }.copy(&copy, &to).await?;
+        target.finish().await?;
+        source.finish().await
+    }
+}
+
+/// Bytes moved at a time.
+const BUFFER: usize = 1 << 20;
+
+/// `place`, or `name` in it if it is a directory.
+async fn inside_directory(session: &Session, place: &Remote, name: Option<&str>) -> Outcome<Remote> {
+    match session.paths.stat(place.path.as_bytes(), Last::Follow).await {
+        Ok(stat) if stat.attributes.kind == Kind::Directory => match name {
+            Some(name) => Ok(place.join(name)),
+            None => Err(Failure::usage(format!("{place} is a directory: say the name to copy to"))),
+        },
+        Ok(_) => Ok(place.clone()),
+        Err(error) if error.errno() == rustix::io::Errno::NOENT => Ok(place.clone()),
+        Err(error) => Err(error).at(place),
+    }
+}
+
+/// Refuses a directory without `--recursive`.
+fn needs_recursive(recursive: bool, what: &dyn std::fmt::Display) -> Outcome {
+    if recursive {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("{what} is a directory")).hint("-r copies it with everything in it"))
+    }
+}
+
+/// A local path in a message.
+fn shown(path: &Path) -> std::path::Display<'_> {
+    path.display()
+}

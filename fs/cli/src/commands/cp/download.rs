@@ -1,0 +1,110 @@
+//! From a bucket onto the local disk.
+
+use super::{needs_recursive, shown};
+use crate::error::{Context, Failure, Outcome};
+use crate::location::Remote;
+use crate::output;
+use crate::session::{At, Session};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, Permissions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use strewn_engine::bucket::{Kind, Timestamp};
+use strewn_fs::volume::Stat;
+use strewn_fs::volume::path::Last;
+
+pub(super) struct Download<'a> {
+    pub(super) session: &'a Session,
+    pub(super) recursive: bool,
+    pub(super) quiet: bool,
+}
+
+impl Download<'_> {
+    pub(super) async fn copy(&self, from: &Remote, to: &Path) -> Outcome {
+        let stat = self.session.paths.stat(from.path.as_bytes(), Last::Follow).await.at(from)?;
+        if stat.attributes.kind != Kind::Directory {
+            return self.file(from, from.path.as_bytes(), &stat, to).await;
+        }
+        needs_recursive(self.recursive, from)?;
+        let mut directories = Vec::new();
+        let mut ahead = vec![(from.path.clone().into_bytes(), to.to_owned(), stat)];
+        while let Some((path, local, stat)) = ahead.pop() {
+            // Only the owner may enter while it fills, so that nobody reads what its mode will forbid.
+            match DirBuilder::new().mode(0o700).create(&local) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && local.is_dir() => {}
+                made => made.context(format_args!("creating {}", shown(&local)))?,
+            }
+            let mut listing = self.session.paths.list(&path).await.at(from)?;
+            while let Some((name, stat)) = listing.next().await.at(from)? {
+                let (below, inside) = (super::super::ls::join(&path, &name), local.join(OsStr::from_bytes(&name)));
+                if stat.attributes.kind == Kind::Directory {
+                    ahead.push((below, inside, stat));
+                } else {
+                    self.file(from, &below, &stat, &inside).await?;
+                }
+            }
+            directories.push((local, stat));
+        }
+        for (local, stat) in directories.iter().rev() {
+            let what = || format!("setting the attributes of {}", shown(local));
+            File::open(local).and_then(|directory| directory.set_times(times(stat))).context(what())?;
+            fs::set_permissions(local, Permissions::from_mode(stat.attributes.mode)).context(what())?;
+        }
+        Ok(())
+    }
+
+    async fn file(&self, from: &Remote, path: &[u8], stat: &Stat, to: &Path) -> Outcome {
+        match stat.attributes.kind {
+            Kind::File => self.content(from, path, stat, to).await,
+            Kind::Symlink => {
+                symlink(OsStr::from_bytes(&stat.attributes.target), to).context(format_args!("creating {}", shown(to)))
+            }
+            _ => {
+                let name = String::from_utf8_lossy(path);
+                Err(Failure::new(format!("{name} is no file, directory or symbolic link"))
+                    .hint("mount the bucket and copy it with 'cp -a'"))
+            }
+        }
+    }
+
+    async fn content(&self, from: &Remote, path: &[u8], stat: &Stat, to: &Path) -> Outcome {
+        let what = || format!("writing {}", shown(to));
+        let mut reader = self.session.paths.read(path).await.at(from)?;
+        let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to);
+        let mut file = open.context(what())?;
+        let bar = (!self.quiet).then(|| output::transfer_bar(stat.attributes.size, &String::from_utf8_lossy(path)));
+        let mut size = 0;
+        while let Some(bytes) = reader.next().await.at(from)? {
+            // Holes come back as holes.
+            if bytes.iter().all(|byte| *byte == 0) {
+                file.seek(SeekFrom::Current(bytes.len() as i64)).context(what())?;
+            } else {
+                file.write_all(&bytes).context(what())?;
+            }
+            size += bytes.len() as u64;
+            bar.iter().for_each(|bar| bar.inc(bytes.len() as u64));
+        }
+        file.set_len(size).context(what())?;
+        file.set_permissions(Permissions::from_mode(stat.attributes.mode)).context(what())?;
+        file.set_times(times(stat)).context(what())?;
+        bar.iter().for_each(indicatif::ProgressBar::finish_and_clear);
+        Ok(())
+    }
+}
+
+fn times(stat: &Stat) -> FileTimes {
+    FileTimes::new().set_accessed(system_time(stat.attributes.atime)).set_modified(system_time(stat.attributes.mtime))
+}
+
+/// A time as the standard library has it; the beginning of 1970 for one that it cannot hold.
+fn system_time(at: Timestamp) -> SystemTime {
+    let nanos = Duration::from_nanos(at.nanos.into());
+    let whole = match u64::try_from(at.seconds) {
+        Ok(seconds) => UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_secs(at.seconds.unsigned_abs())),
+    };
+    whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
+}

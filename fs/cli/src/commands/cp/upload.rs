@@ -1,0 +1,107 @@
+//! From the local disk into a bucket.
+
+use super::{BUFFER, needs_recursive, shown};
+use crate::error::{Context, Failure, Outcome};
+use crate::location::Remote;
+use crate::output;
+use crate::session::{At, Session, caller};
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use strewn_engine::bucket::Timestamp;
+use strewn_fs::volume::{SetAttributes, SetTime};
+
+pub(super) struct Upload<'a> {
+    pub(super) session: &'a Session,
+    pub(super) recursive: bool,
+    pub(super) quiet: bool,
+}
+
+impl Upload<'_> {
+    pub(super) async fn copy(&self, from: &Path, to: &Remote) -> Outcome {
+        let what = || format!("reading {}", shown(from));
+        // A symbolic link that is named is followed, as cp does; below a directory it is copied.
+        let metadata = fs::metadata(from).context(what())?;
+        if !metadata.is_dir() {
+            return self.file(from, &metadata, to, to.path.as_bytes()).await;
+        }
+        needs_recursive(self.recursive, &shown(from))?;
+        // Directories get their times last, because what is put into them changes them.
+        let mut directories = Vec::new();
+        let mut ahead = vec![(from.to_owned(), to.path.clone().into_bytes(), metadata)];
+        while let Some((local, path, metadata)) = ahead.pop() {
+            self.directory(to, &path).await?;
+            for entry in fs::read_dir(&local).context(format_args!("reading {}", shown(&local)))? {
+                let entry = entry.context(format_args!("reading {}", shown(&local)))?;
+                let metadata = entry.metadata().context(format_args!("reading {}", shown(&entry.path())))?;
+                let below = super::super::ls::join(&path, entry.file_name().as_bytes());
+                if metadata.is_dir() {
+                    ahead.push((entry.path(), below, metadata));
+                } else {
+                    self.file(&entry.path(), &metadata, to, &below).await?;
+                }
+            }
+            directories.push((path, metadata));
+        }
+        for (path, metadata) in directories.iter().rev() {
+            self.session.paths.set_attributes(path, attributes(metadata)).await.at(to)?;
+        }
+        Ok(())
+    }
+
+    async fn directory(&self, to: &Remote, path: &[u8]) -> Outcome {
+        match self.session.paths.make_directory(path, 0o755).await {
+            Err(error) if error.errno() == rustix::io::Errno::EXIST => Ok(()),
+            made => made.map(drop).at(to),
+        }
+    }
+
+    async fn file(&self, from: &Path, metadata: &Metadata, to: &Remote, path: &[u8]) -> Outcome {
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            let target = fs::read_link(from).context(format_args!("reading {}", shown(from)))?;
+            let target = target.as_os_str().as_bytes();
+            return self.session.paths.make_symlink(path, target).await.map(drop).at(to);
+        }
+        if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+            return Err(Failure::new(format!("{} is no file, directory or symbolic link", shown(from))));
+        }
+        self.content(from, metadata, to, path).await
+    }
+
+    async fn content(&self, from: &Path, metadata: &Metadata, to: &Remote, path: &[u8]) -> Outcome {
+        let what = || format!("reading {}", shown(from));
+        let mut file = File::open(from).context(what())?;
+        let bar = (!self.quiet).then(|| output::transfer_bar(metadata.len(), &shown(from).to_string()));
+        let mut writer = self.session.paths.write(path, metadata.mode() & 0o7777).await.at(to)?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let read = file.read(&mut buffer).context(what())?;
+            if read == 0 {
+                break;
+            }
+            // Holes stay holes: a stretch of zeros is not uploaded.
+            if buffer[..read].iter().all(|byte| *byte == 0) {
+                writer.skip(read as u64);
+            } else {
+                writer.write(&buffer[..read]).await.at(to)?;
+            }
+            bar.iter().for_each(|bar| bar.inc(read as u64));
+        }
+        bar.iter().for_each(indicatif::ProgressBar::finish_and_clear);
+        writer.finish(caller(), attributes(metadata)).await.map(drop).at(to)
+    }
+}
+
+/// Mode and times of a local file.
+fn attributes(metadata: &Metadata) -> SetAttributes {
+    let time = |seconds, nanos: i64| Some(SetTime::At(Timestamp { seconds, nanos: nanos as u32 }));
+    SetAttributes {
+        mode: Some(metadata.mode() & 0o7777),
+        atime: time(metadata.atime(), metadata.atime_nsec()),
+        mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+        ..SetAttributes::default()
+    }
+}

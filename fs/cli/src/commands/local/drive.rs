@@ -1,0 +1,104 @@
+//! The drive of a local network: a mount process of its own, so that network and drive can be killed apart.
+
+use crate::control::{self, Reply, Request};
+use crate::error::{Context, Failure, Outcome};
+use crate::output::UploadProgress;
+use crate::register::{self, Mount};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Name of the bucket.
+pub(super) const BUCKET: &str = "drive";
+
+/// A mounted drive.
+pub(super) struct Drive {
+    mountpoint: PathBuf,
+    /// `None` for a mount that outlived the network it was started with.
+    process: Option<Child>,
+}
+
+impl Drive {
+    /// Mounts the bucket, or takes over a mount with the same cache that is still there.
+    pub(super) async fn mount(mountpoint: &Path, access: &Path, cache: &Path) -> Outcome<Self> {
+        super::super::mount::clean_stale(mountpoint)?;
+        std::fs::create_dir_all(mountpoint).context(format_args!("creating {}", mountpoint.display()))?;
+        let mountpoint = mountpoint.canonicalize().context(format_args!("path {}", mountpoint.display()))?;
+        if register::all()?.iter().any(|mount| mount.mountpoint == mountpoint && mount.cache == cache) {
+            return Ok(Self { mountpoint, process: None });
+        }
+        let program = std::env::current_exe().context("finding this program")?;
+        let mut process = Command::new(program)
+            .args(["mount", BUCKET])
+            .arg(&mountpoint)
+            .arg("--access")
+            .arg(access)
+            .arg("--cache-dir")
+            .arg(cache)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0) // Ctrl-C is for the network, which ends the drive in order
+            .spawn()
+            .context("starting the mount")?;
+        let mut lines = BufReader::new(process.stdout.take().expect("it was piped")).lines();
+        match lines.next_line().await.context("waiting for the mount")? {
+            Some(_) => Ok(Self { mountpoint, process: Some(process) }),
+            // It has said why on standard error.
+            None => Err(Failure::new(format!("the drive could not be mounted on {}", mountpoint.display()))),
+        }
+    }
+
+    pub(super) fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Returns when the mount process has ended by itself; never for one that was taken over.
+    pub(super) async fn ended(&mut self) {
+        match &mut self.process {
+            Some(process) => drop(process.wait().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Unmounts, with `wait` after everything is on the network. A drive that is not mounted any more is fine.
+    pub(super) async fn unmount(mut self, wait: bool) -> Outcome {
+        let mounts = register::all()?;
+        let Some(mount) = mounts.into_iter().find(|mount| mount.mountpoint == self.mountpoint) else {
+            return Ok(());
+        };
+        let asked = tokio::task::spawn_blocking(move || self::unmount(&mount, wait));
+        let outcome = asked.await.context("unmounting")?;
+        if outcome.is_ok() {
+            self.ended_if_ours().await;
+        }
+        outcome
+    }
+
+    async fn ended_if_ours(&mut self) {
+        if let Some(process) = &mut self.process {
+            drop(process.wait().await);
+        }
+    }
+
+    /// Tells the mount process to leave at once, keeping its queue; for the second Ctrl-C.
+    pub(super) fn interrupt(mountpoint: &Path) {
+        let mounts = register::all().unwrap_or_default();
+        for mount in mounts.iter().filter(|mount| mount.mountpoint == mountpoint) {
+            if let Some(pid) = rustix::process::Pid::from_raw(mount.pid as i32) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
+    }
+}
+
+/// Asks the process that serves a mount to unmount, showing what is still pending.
+pub(super) fn unmount(mount: &Mount, wait: bool) -> Outcome {
+    let mut progress = UploadProgress::new();
+    let reply = control::ask(&mount.socket, &Request::Unmount { wait }, |pending| progress.show(pending));
+    progress.finish();
+    match reply? {
+        Reply::Failed { message } => Err(Failure::new(format!("{}: {message}", mount.mountpoint.display()))),
+        _ => Ok(()),
+    }
+}

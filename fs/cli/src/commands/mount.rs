@@ -1,0 +1,139 @@
+//! `strewn mount`: the process that serves a drive.
+
+use super::AccessArg;
+use crate::control::socket_path;
+use crate::error::{Context, Failure, Outcome};
+use crate::location::Remote;
+use crate::mounted::{self, MountPlan};
+use crate::{config, detach, output, register, remote};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use strewn_fs::mount::MountOptions;
+
+/// Mount a bucket, or a directory of one, as a drive
+///
+/// Runs in the foreground until it is unmounted or interrupted; both upload what is pending first. A second interrupt
+/// leaves at once: what is pending stays in the cache and goes up at the next mount with the same cache directory.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Mount {
+    /// The bucket and, if wanted, a directory in it
+    #[arg(value_name = "BUCKET[/PATH]")]
+    source: Remote,
+    /// An existing empty directory
+    mountpoint: PathBuf,
+    #[command(flatten)]
+    access: AccessArg,
+    /// Where the cache lives; one mount per cache directory [default: ~/.cache/strewn/BUCKET-INODE]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Return once the drive is usable and go on in the background
+    #[arg(long)]
+    detach: bool,
+    /// Write the process id of the mount into this file once the drive is usable
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, suid, dev,
+    /// access=NAME, cache-dir=DIR, cache-size=SIZE, pidfile=FILE, deadline=SECONDS
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    options: Vec<String>,
+}
+
+/// Smallest cache budget that is accepted: a full segment sealed beside its plaintext, and the journal.
+const MIN_CACHE: u64 = 256 << 20;
+
+impl Mount {
+    pub(crate) async fn run(mut self) -> Outcome {
+        let mut plan = MountPlan::default();
+        for option in std::mem::take(&mut self.options) {
+            self.apply(&option, &mut plan)?;
+        }
+        if let Some(dir) = &self.cache_dir {
+            self.cache_dir = Some(config::absolute(dir)?);
+        }
+        if self.detach && !detach::is_detached() {
+            return detach::respawn(&self.log_file()?);
+        }
+        let mountpoint = self.checked_mountpoint()?;
+        let grant = config::load_access(self.access.access.as_deref())?;
+        let opened = remote::open(&grant, &self.source).await?;
+        let cache = match self.cache_dir {
+            Some(dir) => dir,
+            None => config::cache_dir()?.join(format!("{}-{}", opened.bucket, opened.root.inode)),
+        };
+        config::private_dir(&cache)?;
+        let socket = socket_path(&cache)?;
+        let mount =
+            register::Mount { mountpoint, source: self.source.to_string(), pid: std::process::id(), socket, cache };
+        plan.pidfile = self.pidfile;
+        mounted::serve(mount, opened, plan).await
+    }
+
+    fn apply(&mut self, option: &str, plan: &mut MountPlan) -> Outcome {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let need = || Failure::usage(format!("-o {name} needs a value"));
+        match name {
+            "" | "rw" | "defaults" | "_netdev" | "auto" | "noauto" | "user" | "nofail" => {}
+            "ro" => plan.read_only = true,
+            "allow_other" => plan.allow_other = true,
+            "noexec" => plan.noexec = true,
+            "noatime" => plan.noatime = true,
+            "suid" => plan.suid = true,
+            "dev" => plan.dev = true,
+            "nosuid" | "nodev" | "exec" | "relatime" => {}
+            "access" if value.is_empty() => return Err(need()),
+            "access" => self.access.access = Some(value.to_owned()),
+            "cache-dir" if value.is_empty() => return Err(need()),
+            "cache-dir" => self.cache_dir = Some(value.into()),
+            "pidfile" if value.is_empty() => return Err(need()),
+            "pidfile" => self.pidfile = Some(value.into()),
+            "cache-size" => plan.cache_size = Some(cache_size(value)?),
+            "deadline" => plan.deadline = Some(deadline(value)?),
+            // mount(8) hands over x-* options of others (x-systemd.…): they are comments to us.
+            _ if name.starts_with("x-") => {}
+            _ => {
+                return Err(
+                    Failure::usage(format!("unknown mount option {option:?}")).hint("see 'strewn mount --help'")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the background process logs: beside the cache if it is known, else in the cache root.
+    fn log_file(&self) -> Outcome<PathBuf> {
+        match &self.cache_dir {
+            Some(dir) => Ok(dir.join("mount.log")),
+            None => Ok(config::cache_dir()?.join("mount.log")),
+        }
+    }
+
+    /// The mountpoint as the kernel will name it. A stale mount of ours is taken away first: its process is gone.
+    fn checked_mountpoint(&self) -> Outcome<PathBuf> {
+        clean_stale(&self.mountpoint)?;
+        strewn_fs::mount::check(&self.mountpoint, &MountOptions::default()).context("cannot mount")
+    }
+}
+
+/// Takes away what a crashed mount left at `mountpoint`, so that everything below sees a plain directory.
+pub(crate) fn clean_stale(mountpoint: &Path) -> Outcome {
+    // What is not there, or cannot be looked at, is refused by the mount itself, with its reason.
+    if matches!(strewn_fs::mount::clean_stale(mountpoint), Ok(true)) {
+        eprintln!("removed the stale mount that a crash left at {}", mountpoint.display());
+    }
+    Ok(())
+}
+
+fn cache_size(text: &str) -> Outcome<u64> {
+    let size = output::parse_size(text).map_err(Failure::usage)?;
+    if size < MIN_CACHE {
+        return Err(Failure::usage(format!("cache-size={text} is too small: at least {}", output::bytes(MIN_CACHE))));
+    }
+    Ok(size)
+}
+
+fn deadline(text: &str) -> Outcome<Duration> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err(Failure::usage(format!("deadline={text} is no positive number of seconds"))),
+    }
+}

@@ -1,0 +1,53 @@
+//! `strewn rm`.
+
+use super::AccessArg;
+use crate::error::{Failure, Outcome};
+use crate::location::Remote;
+use crate::session::{At, Session};
+use strewn_engine::bucket::Kind;
+use strewn_fs::volume::path::Last;
+
+/// Remove files, with -r directories
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rm {
+    /// What to remove
+    #[arg(required = true, value_name = "strewn://BUCKET/PATH")]
+    places: Vec<Remote>,
+    #[command(flatten)]
+    access: AccessArg,
+    /// Directories too, with everything in them
+    #[arg(long, short)]
+    recursive: bool,
+    /// What does not exist is no error
+    #[arg(long, short)]
+    force: bool,
+}
+
+impl Rm {
+    pub(crate) async fn run(self) -> Outcome {
+        for place in &self.places {
+            let session = Session::open(&self.access, place).await?;
+            self.remove(&session, place).await?;
+            session.finish().await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, session: &Session, place: &Remote) -> Outcome {
+        let path = place.path.as_bytes();
+        if path.is_empty() {
+            return Err(Failure::usage(format!("{place} is a whole bucket")).hint("'strewn rb' removes buckets"));
+        }
+        let stat = match session.paths.stat(path, Last::Keep).await {
+            Err(error) if self.force && error.errno() == rustix::io::Errno::NOENT => return Ok(()),
+            stat => stat.at(place)?,
+        };
+        if stat.attributes.kind != Kind::Directory {
+            return session.paths.remove(path).await.at(place);
+        }
+        if !self.recursive {
+            return Err(Failure::new(format!("{place} is a directory")).hint("-r removes it with everything in it"));
+        }
+        session.paths.remove_tree(path, || {}).await.at(place)
+    }
+}

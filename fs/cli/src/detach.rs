@@ -1,0 +1,64 @@
+//! Going on in the background: the command starts itself again in a session of its own and returns once that one is ready.
+//!
+//! The child's standard error goes to a log file; its first line on standard output is what the parent passes on. If the
+//! child ends before that line, the parent shows what it logged and fails as it did.
+
+use crate::config;
+use crate::error::{Context, Failure, Outcome};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Set in the environment of the process that goes on.
+const DETACHED: &str = "STREWN_DETACHED";
+
+/// Most of a failed child's log that is shown, in bytes.
+const SHOWN_LOG: u64 = 8 * 1024;
+
+/// True in the process that goes on: it has left the terminal's session.
+pub(crate) fn is_detached() -> bool {
+    std::env::var_os(DETACHED).is_some()
+}
+
+/// Leaves the terminal's session. To be called first in the process that goes on.
+pub(crate) fn enter() -> Outcome {
+    match rustix::process::setsid() {
+        // EPERM: it leads a group already, as when it was started with one.
+        Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error).context("starting a session"),
+    }
+}
+
+/// Runs this same command line in the background, logging to `log`; prints its first line once it is ready.
+pub(crate) fn respawn(log: &Path) -> Outcome {
+    if let Some(dir) = log.parent() {
+        config::private_dir(dir)?;
+    }
+    let what = || format!("opening {}", log.display());
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).read(true).open(log).context(what())?;
+    let begin = file.seek(SeekFrom::End(0)).context(what())?;
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut child = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg0(std::env::args_os().next().unwrap_or_else(|| "strewn".into()))
+        .env(DETACHED, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(file.try_clone().context(what())?)
+        .spawn()
+        .context("starting in the background")?;
+    let mut first = String::new();
+    let stdout = child.stdout.take().expect("it was piped");
+    BufReader::new(stdout).take(4096).read_line(&mut first).context("waiting for the background process")?;
+    if first.ends_with('\n') {
+        return crate::output::line(first.trim_end());
+    }
+    let status = child.wait().context("waiting for the background process")?;
+    file.seek(SeekFrom::Start(begin)).context(what())?;
+    let mut said = String::new();
+    file.take(SHOWN_LOG).read_to_string(&mut said).context(what())?;
+    let said = said.trim().strip_prefix("strewn: ").unwrap_or(said.trim()).to_owned();
+    let failure = if said.is_empty() { format!("the background process ended with {status}") } else { said };
+    Err(Failure::new(failure))
+}

@@ -1,0 +1,72 @@
+//! Errors for people: what went wrong, what to do next, and the exit code.
+
+use std::process::ExitCode;
+
+/// Why a command failed, in words for the person who typed it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+/// Result of a command.
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    /// Something failed: exit code 1.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 1 }
+    }
+
+    /// The command was used wrongly: exit code 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 2 }
+    }
+
+    /// Adds what to do next.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The message without the hint.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Prints to standard error and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("strewn: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// Says what was being done when an error came up.
+pub(crate) trait Context<T> {
+    /// Prefixes the error with `what`.
+    fn context(self, what: impl std::fmt::Display) -> Outcome<T>;
+}
+
+impl<T, E: std::error::Error> Context<T> for Result<T, E> {
+    fn context(self, what: impl std::fmt::Display) -> Outcome<T> {
+        self.map_err(|error| Failure::new(format!("{what}: {}", chain(&error))))
+    }
+}
+
+/// An error and its causes on one line, without repeating what a message already says of its cause.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,153 @@
+//! The mount's end of the control socket.
+
+use super::{UnmountRequest, pending, pending_failure};
+use crate::control::{MAX_LINE, Reply, Request};
+use crate::error::{Context, Failure, Outcome};
+use std::path::Path;
+use std::time::Duration;
+use strewn_cache::Cache;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+/// Clients that are served at once; more wait in the socket's backlog.
+const MAX_CLIENTS: usize = 32;
+
+/// How long a client may take to say what it wants.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often a waiting client hears what is pending.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// Progress reports that may wait for a slow client; older ones are superseded.
+const PROGRESS_QUEUE: usize = 1;
+
+/// The running server.
+pub(super) struct Server {
+    task: tokio::task::JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    /// Stops to accept and waits until the clients that were promised an answer have it.
+    pub(super) async fn finish(self) {
+        let _ = self.stop.send(());
+        if let Err(error) = self.task.await {
+            tracing::error!("control socket: {error}");
+        }
+    }
+}
+
+/// Listens on `path`, replacing the socket of a mount that is gone (the cache's lock is held, so no other is alive).
+pub(super) fn start(path: &Path, cache: Cache, unmount: mpsc::Sender<UnmountRequest>) -> Outcome<Server> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context(format_args!("removing {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).context(format_args!("listening on {}", path.display()))?;
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(accept(listener, cache, unmount, stopped));
+    Ok(Server { task, stop })
+}
+
+async fn accept(
+    listener: UnixListener,
+    cache: Cache,
+    unmount: mpsc::Sender<UnmountRequest>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let mut clients = JoinSet::new();
+    loop {
+        let full = clients.len() >= MAX_CLIENTS;
+        tokio::select! {
+            _ = &mut stopped => break,
+            Some(_) = clients.join_next(), if !clients.is_empty() => {}
+            accepted = listener.accept(), if !full => match accepted {
+                Ok((stream, _)) => drop(clients.spawn(client(stream, cache.clone(), unmount.clone()))),
+                Err(error) => tracing::warn!("control socket: {error}"),
+            },
+        }
+    }
+    // Only those whose request is being answered are waited for; one that says nothing must not hold the process.
+    drop(unmount);
+    while clients.join_next().await.is_some() {}
+}
+
+async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountRequest>) {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(read.take(MAX_LINE));
+    let request = match tokio::time::timeout(REQUEST_DEADLINE, reader.read_until(b'\n', &mut line)).await {
+        Ok(Ok(_)) => serde_json::from_slice(&line),
+        _ => return,
+    };
+    let reply = match request {
+        Ok(Request::Status) => status(&cache),
+        Ok(Request::Sync) => sync(&cache, &mut write).await,
+        Ok(Request::Unmount { wait }) => self::unmount(&cache, &mut write, unmount, wait).await,
+        Err(error) => Reply::Failed { message: format!("not a request: {error}") },
+    };
+    // A client that went away does not need its answer.
+    drop(send(&mut write, &reply).await);
+}
+
+fn status(cache: &Cache) -> Reply {
+    match serde_json::to_value(cache.status()) {
+        Ok(status) => Reply::Status { status },
+        Err(error) => Reply::Failed { message: error.to_string() },
+    }
+}
+
+async fn sync(cache: &Cache, write: &mut OwnedWriteHalf) -> Reply {
+    let (report, mut reports) = mpsc::channel(PROGRESS_QUEUE);
+    let work = async move {
+        // A full queue means that the client has not read the last report yet: it gets a newer one later.
+        cache.drain(|status| report.try_send(pending(status)).unwrap_or_default()).await
+    };
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            drained = &mut work => return match drained {
+                Ok(()) => Reply::Done,
+                Err(error) => Reply::Failed { message: pending_failure(cache, &error).message().to_owned() },
+            },
+            Some(pending) = reports.recv() => if send(write, &Reply::Progress(pending)).await.is_err() {
+                return Reply::Done; // nobody listens any more
+            },
+        }
+    }
+}
+
+/// Asks the mount to end and reports what is pending until it has.
+async fn unmount(
+    cache: &Cache,
+    write: &mut OwnedWriteHalf,
+    unmount: mpsc::Sender<UnmountRequest>,
+    wait: bool,
+) -> Reply {
+    let (done, mut outcome) = oneshot::channel::<Outcome>();
+    if unmount.try_send(UnmountRequest { wait, done }).is_err() {
+        return Reply::Failed { message: "the drive is being unmounted already".into() };
+    }
+    drop(unmount);
+    let mut every = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            outcome = &mut outcome => return match outcome.unwrap_or_else(|_| Err(Failure::new("the mount ended"))) {
+                Ok(()) => Reply::Done,
+                Err(failure) => Reply::Failed { message: failure.message().to_owned() },
+            },
+            _ = every.tick() => drop(send(write, &Reply::Progress(pending(&cache.status()))).await),
+        }
+    }
+}
+
+async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}

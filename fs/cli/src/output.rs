@@ -1,0 +1,112 @@
+//! Standard output for results, standard error for everything else; progress bars on a terminal.
+
+use crate::control::Pending;
+use crate::error::{Context, Outcome};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+/// Prints one line to standard output. A closed pipe ends the command with an error, not with a panic.
+pub(crate) fn line(text: impl std::fmt::Display) -> Outcome {
+    writeln!(std::io::stdout().lock(), "{text}").context("writing to standard output")
+}
+
+/// Prints a value as one line of JSON.
+pub(crate) fn json(value: &impl serde::Serialize) -> Outcome {
+    line(serde_json::to_string(value).context("encoding JSON")?)
+}
+
+/// Bytes for people: `1.50 GiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    BinaryBytes(count).to_string()
+}
+
+/// Parses a size: a number of bytes, or with the suffix K, M, G or T (powers of 1024; `KiB`, `MB` and the like too).
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(format!("{text:?} is no size: write bytes, or a number with K, M, G or T")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no size"))?;
+    let size = number * factor as f64;
+    if size >= u64::MAX as f64 { Err(format!("{text:?} is too large")) } else { Ok(size as u64) }
+}
+
+/// How far an upload is: a bar on a terminal, else a line every few seconds.
+pub(crate) struct UploadProgress {
+    bar: ProgressBar,
+    most: u64,
+    terminal: bool,
+    said: Option<std::time::Instant>,
+}
+
+/// How often progress is said when there is no terminal.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+impl UploadProgress {
+    /// A bar that appears with the first report.
+    pub(crate) fn new() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style =
+            ProgressStyle::with_template("{spinner} uploading {bar:30} {binary_bytes}/{binary_total_bytes} {msg}");
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        bar.set_style(style.expect("the template is constant and valid"));
+        Self { bar, most: 0, terminal, said: None }
+    }
+
+    /// Shows a report.
+    pub(crate) fn show(&mut self, pending: Pending) {
+        self.most = self.most.max(pending.bytes);
+        let left = match (pending.bytes, pending.rate) {
+            (0, _) => String::new(),
+            (_, 0) => ", waiting for the network".to_owned(),
+            (bytes, rate) => format!(", {}/s, {} s left", self::bytes(rate), bytes.div_ceil(rate)),
+        };
+        let message = format!("{} files pending{left}", pending.files);
+        if self.terminal {
+            self.bar.set_length(self.most);
+            self.bar.set_position(self.most - pending.bytes);
+            self.bar.set_message(message);
+        } else if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            eprintln!("uploading: {} and {message}", self::bytes(pending.bytes));
+            self.said = Some(std::time::Instant::now());
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar for a transfer of a known number of bytes; hidden without a terminal.
+pub(crate) fn transfer_bar(total: u64, what: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}");
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    bar.set_style(style.expect("the template is constant and valid"));
+    bar.set_message(what.to_owned());
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_parse_with_units_and_refuse_nonsense() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("1.5 GiB"), Ok(3 << 29));
+        for bad in ["", "x", "1Q", "-1", "1e9999T", "99999999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Opening what a grant opens: a bucket, and the directory or file of it that a path names.
+
+use crate::error::{Context, Failure, Outcome};
+use crate::location::Remote;
+use std::sync::Arc;
+use strewn_cache::Root;
+use strewn_engine::bucket::{BucketService, Kind};
+use strewn_engine::grant::{AccessGrant, Actions};
+use strewn_engine::ids::BucketId;
+use strewn_engine::keys::DirectoryKeys;
+use strewn_engine::name::Name;
+use strewn_peers::uplink::{OpenBucket, Uplink, UplinkError};
+
+/// A place that a grant opens.
+pub(crate) struct Opened {
+    pub(crate) service: Arc<dyn BucketService>,
+    pub(crate) bucket: BucketId,
+    pub(crate) root: Root,
+    pub(crate) kind: Kind,
+    /// The grant allows no change.
+    pub(crate) read_only: bool,
+}
+
+/// Opens a directory.
+pub(crate) async fn open(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
+    let opened = open_any(grant, place).await?;
+    match opened.kind {
+        Kind::Directory => Ok(opened),
+        _ => Err(Failure::new(format!("{place} is not a directory"))),
+    }
+}
+
+/// Opens a file or directory. Paths begin where the grant begins: at the bucket's root, or at the shared directory.
+pub(crate) async fn open_any(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
+    let uplink = connect(grant).await?;
+    let bucket = open_bucket(&uplink, &place.bucket).await?;
+    let start = bucket.starts.first().expect("an opened bucket has a start");
+    let service: Arc<dyn BucketService> = bucket.service;
+    let mut root = Root { inode: start.inode, key: start.key.clone() };
+    let mut kind = start.kind;
+    for component in place.path.split('/').filter(|component| !component.is_empty()) {
+        if kind != Kind::Directory {
+            return Err(Failure::new(format!("{place}: {component:?} is below something that is not a directory")));
+        }
+        let name = Name::new(component.as_bytes()).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
+        let keys = DirectoryKeys::new(&root.key);
+        let found = service.entry(root.inode, &keys.encrypt_name(root.inode, &name)).await.context(place)?;
+        let (entry, _) = found.ok_or_else(|| Failure::new(format!("{place}: {component:?} not found")))?;
+        root = Root { inode: entry.child, key: keys.open_child(&entry).context(place)? };
+        kind = entry.kind;
+    }
+    let bucket = service.settings().bucket;
+    Ok(Opened { service, bucket, root, kind, read_only: is_read_only(grant) })
+}
+
+/// Connects under a grant. Nothing is asked of the network yet.
+pub(crate) async fn connect(grant: &AccessGrant) -> Outcome<Uplink> {
+    Uplink::connect(grant).await.context("connecting")
+}
+
+/// Opens a bucket by name.
+pub(crate) async fn open_bucket(uplink: &Uplink, name: &str) -> Outcome<OpenBucket> {
+    uplink.bucket(name).await.map_err(|error| explain(name, &error))
+}
+
+/// An account operation's failure on a bucket, with what to do next.
+pub(crate) fn explain(bucket: &str, error: &UplinkError) -> Failure {
+    use strewn_engine::bucket::Error;
+    let failure = Failure::new(format!("bucket {bucket:?}: {}", crate::error::chain(error)));
+    match error {
+        UplinkError::WrongPassphrase(_) => failure.hint("the grant belongs to another passphrase or bucket"),
+        UplinkError::Bucket(Error::Unreachable(_)) => {
+            failure.hint("is the satellite running, and its address in the grant right?")
+        }
+        UplinkError::Bucket(Error::NotFound(_)) => failure.hint("'strewn ls' lists the buckets, 'strewn mb' makes one"),
+        _ => failure,
+    }
+}
+
+/// True if no change is possible with a grant: its caveats leave neither write nor delete.
+fn is_read_only(grant: &AccessGrant) -> bool {
+    let caveats = grant.inspect().caveats;
+    let rights = caveats.iter().flatten().fold(Actions::ALL, |rights, caveat| rights.without(caveat.disallow));
+    !rights.write
+}

@@ -1,0 +1,75 @@
+//! A bucket used by a command, without a mount: the same volume and cache as a drive's, in a cache directory of its own
+//! that goes away with the command. So what a command promises is what a drive promises: [`finish`](Session::finish)
+//! returns when the network has everything.
+
+use crate::commands::AccessArg;
+use crate::error::{Context, Failure, Outcome};
+use crate::location::Remote;
+use crate::mounted;
+use crate::output::UploadProgress;
+use crate::{config, remote};
+use std::sync::Arc;
+use strewn_cache::{Cache, Options};
+use strewn_fs::Volume;
+use strewn_fs::volume::Caller;
+use strewn_fs::volume::path::Paths;
+use tempfile::TempDir;
+
+/// An open bucket.
+pub(crate) struct Session {
+    pub(crate) paths: Paths,
+    cache: Cache,
+    // Last, so that the directory goes after what is in it.
+    _directory: TempDir,
+}
+
+impl Session {
+    /// Opens the bucket of `place`, from where the grant begins.
+    pub(crate) async fn open(access: &AccessArg, place: &Remote) -> Outcome<Self> {
+        let grant = config::load_access(access.access.as_deref())?;
+        let start = Remote { bucket: place.bucket.clone(), path: String::new() };
+        let opened = remote::open(&grant, &start).await?;
+        let parent = config::cache_dir()?.join("commands");
+        config::private_dir(&parent)?;
+        let directory = tempfile::Builder::new().tempdir_in(&parent).context("making a cache directory")?;
+        let options = Options { read_only: opened.read_only, ..Options::default() };
+        let cache =
+            Cache::open(directory.path(), opened.service, opened.root, options).await.context("opening the cache")?;
+        let paths = Paths::new(Arc::new(Volume::new(cache.clone())), caller());
+        Ok(Self { paths, cache, _directory: directory })
+    }
+
+    /// Waits until the network has everything.
+    pub(crate) async fn finish(self) -> Outcome {
+        let mut progress = UploadProgress::new();
+        let drained = self.cache.drain(|status| progress.show(mounted::pending(status))).await;
+        progress.finish();
+        drained.map_err(|error| Failure::new(format!("not everything could be stored: {error}")))?;
+        self.cache.close().await.context("closing the cache")
+    }
+}
+
+/// This process's user, who owns what commands make.
+pub(crate) fn caller() -> Caller {
+    Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+}
+
+/// Names the place in an error of the file system.
+pub(crate) trait At<T> {
+    /// Prefixes the error with the place it happened at.
+    fn at(self, place: &dyn std::fmt::Display) -> Outcome<T>;
+}
+
+impl<T> At<T> for strewn_fs::Result<T> {
+    fn at(self, place: &dyn std::fmt::Display) -> Outcome<T> {
+        use rustix::io::Errno;
+        self.map_err(|error| {
+            let failure = Failure::new(format!("{place}: {}", crate::error::chain(&error)));
+            match error.errno() {
+                Errno::ROFS => failure.hint("the access grant is read-only"),
+                Errno::ACCESS => failure.hint("the access grant does not allow this"),
+                _ => failure,
+            }
+        })
+    }
+}

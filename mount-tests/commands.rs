@@ -1,0 +1,75 @@
+//! The commands that work on a bucket without a mount.
+
+use crate::harness::{Drive, assert_same_tree, fail, run, sh};
+use std::process::Stdio;
+
+#[test]
+fn copy_list_read_move_and_remove() {
+    let drive = Drive::up();
+    let local = drive.beside("local");
+    std::fs::create_dir(&local).unwrap();
+    sh(
+        &local,
+        "mkdir -p tree/sub; head -c 3000000 /dev/urandom > tree/big; echo small > tree/sub/small; ln -s sub/small tree/link",
+    );
+    let tree = local.join("tree");
+    run(drive.strewn(["cp", "-r"]).arg(&tree).arg("strewn://drive/copies"));
+    let listed = run(drive.strewn(["ls", "-r", "strewn://drive/copies"]));
+    for name in ["big", "sub/small", "link"] {
+        assert!(listed.contains(name), "{name} in {listed}");
+    }
+    let listed: Vec<serde_json::Value> = run(drive.strewn(["ls", "--json", "strewn://drive/copies"]))
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let big = listed.iter().find(|entry| entry["name"] == "big").expect("big is listed");
+    assert_eq!((big["kind"].as_str(), big["size"].as_u64()), (Some("file"), Some(3_000_000)));
+    assert_eq!(run(drive.strewn(["cat", "strewn://drive/copies/sub/small"])), "small\n");
+    let back = drive.beside("back");
+    run(drive.strewn(["cp", "-r", "strewn://drive/copies"]).arg(&back));
+    assert_same_tree(&tree, &back);
+    run(drive.strewn(["mv", "strewn://drive/copies/big", "strewn://drive/large"]));
+    assert!(run(drive.strewn(["stat", "strewn://drive/large"])).contains("3000000"));
+    assert!(run(drive.strewn(["du", "strewn://drive/"])).contains("3000006"));
+    fail(drive.strewn(["rm", "strewn://drive/copies"]));
+    run(drive.strewn(["rm", "-r", "strewn://drive/copies"]));
+    fail(drive.strewn(["stat", "strewn://drive/copies"]));
+}
+
+#[test]
+fn standard_streams_go_in_and_out() {
+    let drive = Drive::up();
+    let mut child = drive.strewn(["cp", "-", "strewn://drive/stream"]).stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), &[b'x'; 100_000]).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(run(drive.strewn(["cp", "strewn://drive/stream", "-"])).len(), 100_000);
+}
+
+#[test]
+fn buckets_are_made_listed_and_removed() {
+    let drive = Drive::up();
+    run(drive.strewn(["mb", "strewn://second"]));
+    fail(drive.strewn(["mb", "strewn://second"]));
+    let buckets = run(drive.strewn(["ls"]));
+    assert!(buckets.contains("drive") && buckets.contains("second"), "{buckets}");
+    let file = drive.beside("file");
+    std::fs::write(&file, "x").unwrap();
+    run(drive.strewn(["cp"]).arg(&file).arg("strewn://second/file"));
+    let error = fail(drive.strewn(["rb", "strewn://second"]));
+    assert!(error.contains("not empty") && error.contains("--force"), "{error}");
+    run(drive.strewn(["rb", "--force", "strewn://second"]));
+    assert!(!run(drive.strewn(["ls"])).contains("second"));
+}
+
+#[test]
+fn what_one_way_writes_the_other_sees() {
+    let drive = Drive::up();
+    std::fs::write(drive.path().join("by-mount"), "1").unwrap();
+    drive.sync();
+    assert_eq!(run(drive.strewn(["cat", "strewn://drive/by-mount"])), "1");
+    let file = drive.beside("file");
+    std::fs::write(&file, "2").unwrap();
+    run(drive.strewn(["cp"]).arg(&file).arg("strewn://drive/by-command"));
+    crate::harness::wait_until("the mount sees the new file", || drive.path().join("by-command").exists());
+    assert_eq!(std::fs::read(drive.path().join("by-command")).unwrap(), b"2");
+}

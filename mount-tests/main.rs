@@ -1,0 +1,13 @@
+//! The real thing: the binary just built, a network on loopback, the kernel's FUSE, and the tools that people use.
+//!
+//! Every test has a network and a mountpoint of its own below one temporary directory, and takes both away when it ends.
+//! Needs /dev/fuse and the programs that `mount-tests/run` installs.
+
+mod access;
+mod commands;
+mod crash;
+mod errors;
+mod harness;
+mod secrecy;
+mod survival;
+mod tools;
