@@ -11,7 +11,7 @@ use strewn_engine::grant::{AccessGrant, Actions, Caveat, Subtree};
 use strewn_engine::ids::SegmentId;
 use strewn_engine::redundancy::Redundancy;
 use strewn_peers::local::control::{self, NodeAction, Reply, Request};
-use strewn_peers::local::{LocalError, LocalNetwork, LocalOptions};
+use strewn_peers::local::{LocalError, LocalNetwork, LocalOptions, LocalTransport};
 use strewn_peers::uplink::{Uplink, UplinkError};
 
 const LENGTH: usize = 3_500_000;
@@ -268,6 +268,22 @@ async fn a_hundred_and_ten_nodes_in_one_process() {
     let other = Drive::open(&grant, "drive").await;
     assert_reads(&other, &file, &bytes).await;
     network.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_travel_over_every_transport() {
+    for transport in [LocalTransport::Channel, LocalTransport::Tcp, LocalTransport::Quic] {
+        let directory = tempfile::tempdir().unwrap();
+        let redundancy = Some("2/3/4/5".parse().unwrap());
+        let options = LocalOptions { nodes: Some(5), redundancy, segment_size: Some(SEGMENT), transport };
+        let network = LocalNetwork::start(directory.path(), &options).await.unwrap();
+        let drive = Drive::create(&grant(&network, 1), "drive").await;
+        let bytes = content(LENGTH);
+        let file = drive.store("file", &bytes).await.unwrap();
+        do_to(&network, [0, 1, 2], NodeAction::Stop).await;
+        assert_reads(&drive, &file, &bytes).await;
+        network.shutdown().await;
+    }
 }
 
 /// A segment that cannot be read.

@@ -9,7 +9,7 @@ mod directory;
 mod slot;
 
 use crate::identity::{Identity, IdentityError};
-use crate::serve::{SatelliteDaemon, ServeError};
+use crate::serve::{SatelliteDaemon, ServeError, raise_descriptor_limit};
 use control::{ControlServer, NodeAction, Reply, Request, Status, Steered};
 use directory::{Directory, Settings};
 use futures::StreamExt;
@@ -127,6 +127,7 @@ struct Inner {
 impl LocalNetwork {
     /// Starts the network in `directory`, making it if there is none; returns when it can store and serve segments.
     pub async fn start(directory: &Path, options: &LocalOptions) -> Result<Self, LocalError> {
+        raise_descriptor_limit();
         let directory = Directory::open(directory)?;
         let mut settings = settle(directory.settings()?, options)?;
         // First of all: a directory half made is recognised as ours.
@@ -290,7 +291,8 @@ async fn start_nodes(
         let home = directory.peer(&format!("node-{number:03}"))?;
         let identity = Identity::open_or_create(&home.join("identity"))?;
         let ticket = satellite.satellite().create_ticket().await?;
-        plans.push(SlotPlan { number, home, identity, satellite: address.to_owned(), ticket, transport });
+        let (satellite, nodes) = (address.to_owned(), settings.nodes);
+        plans.push(SlotPlan { number, home, identity, satellite, ticket, transport, nodes });
     }
     let mut slots: Vec<Slot> = plans.into_iter().map(Slot::new).collect();
     let started = futures::stream::iter(&slots).map(Slot::start).buffer_unordered(STARTING);

@@ -4,12 +4,11 @@ use super::LocalError;
 use super::control::{NodeAction, NodeStatus};
 use crate::identity::Identity;
 use crate::serve::{JoinSatellite, NodeDaemon, NodeDaemonOptions, ServeError};
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use strewn_node::Faults;
 use tokio::sync::Mutex;
-
-/// Bytes a local node offers: what is really there is the disk's business.
-const CAPACITY: u64 = 1 << 40;
 
 /// How the nodes of a local network are reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +30,8 @@ pub(super) struct SlotPlan {
     pub(super) satellite: String,
     pub(super) ticket: String,
     pub(super) transport: LocalTransport,
+    /// Nodes of the network: they share one disk.
+    pub(super) nodes: usize,
 }
 
 /// A node's place in the network.
@@ -55,7 +56,8 @@ impl Slot {
     }
 
     async fn started(&self) -> Result<NodeDaemon, LocalError> {
-        let started = NodeDaemon::start(&self.plan.home, &self.plan.identity, self.plan.options()).await?;
+        let options = self.plan.options().map_err(|error| ServeError::Node(error.into()))?;
+        let started = NodeDaemon::start(&self.plan.home, &self.plan.identity, options).await?;
         if let Err(error) = started.check_in().await {
             started.stop().await;
             return Err(error.into());
@@ -133,19 +135,37 @@ impl Slot {
 }
 
 impl SlotPlan {
-    fn options(&self) -> NodeDaemonOptions {
+    fn options(&self) -> io::Result<NodeDaemonOptions> {
         let listen = match self.transport {
             LocalTransport::Channel => None,
             LocalTransport::Tcp => Some("/ip4/127.0.0.1/tcp/0"),
             LocalTransport::Quic => Some("/ip4/127.0.0.1/udp/0/quic-v1"),
         };
         let channel = matches!(self.transport, LocalTransport::Channel).then(|| ([127, 0, 0, 1], 0).into());
-        NodeDaemonOptions {
+        Ok(NodeDaemonOptions {
             listen: listen.iter().map(|address| address.parse().expect("a valid multiaddress")).collect(),
             channel,
             announce: None,
             satellites: vec![JoinSatellite { address: self.satellite.clone(), ticket: Some(self.ticket.clone()) }],
-            capacity: CAPACITY,
-        }
+            capacity: self.capacity()?,
+        })
     }
+
+    /// What the node has, and its part of what is left of the disk.
+    fn capacity(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.home)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize) / self.nodes as u64;
+        Ok(free.saturating_add(bytes_below(&self.home)?))
+    }
+}
+
+/// Bytes of all files below a directory.
+fn bytes_below(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
 }

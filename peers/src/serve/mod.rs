@@ -15,6 +15,7 @@ pub use satellite::SatelliteDaemon;
 
 use crate::identity::IdentityError;
 use crate::transport::{Inbound, Incoming, TransportError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,15 @@ pub enum ServeError {
     /// The node's piece store did not open.
     #[error("storage node: {0}")]
     Node(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Lets the process open as many files and connections as the system permits: daemons hold many, and the usual limit of 1024
+/// is far below what is permitted.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "limit of file descriptors not raised");
+    }
 }
 
 /// Starts a task per inbound stream, at most `limit` at once; a stream beyond that is closed, which its opener sees as a

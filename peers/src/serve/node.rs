@@ -1,7 +1,7 @@
 //! A storage node behind its transports.
 
 use super::link::SatelliteLink;
-use super::{ServeError, serve_streams};
+use super::{ServeError, raise_descriptor_limit, serve_streams};
 use crate::identity::{Identity, public_key};
 use crate::transport::{ChannelListener, Host, HostOptions, Inbound, PeerAddress, Protocol, TransportError, is_quic};
 use libp2p::Multiaddr;
@@ -83,6 +83,7 @@ impl NodeDaemon {
     /// Opens the node in `directory`, listens, and serves; nobody knows of it before [`check_in`](Self::check_in) or
     /// [`run`](Self::run).
     pub async fn start(directory: &Path, identity: &Identity, options: NodeDaemonOptions) -> Result<Self, ServeError> {
+        raise_descriptor_limit();
         let mut satellites = Vec::new();
         for satellite in &options.satellites {
             let address = PeerAddress::parse(&satellite.address)?;

@@ -1,6 +1,6 @@
 //! A satellite behind its transports.
 
-use super::{NodeDialer, ServeError, serve_streams};
+use super::{NodeDialer, ServeError, raise_descriptor_limit, serve_streams};
 use crate::identity::{Identity, public_key};
 use crate::transport::{BoxStream, ChannelDialer, Host, HostOptions, Inbound, Protocol};
 use libp2p::Multiaddr;
@@ -51,6 +51,7 @@ impl SatelliteDaemon {
         settings: Settings,
         listen: Vec<Multiaddr>,
     ) -> Result<Self, ServeError> {
+        raise_descriptor_limit();
         let accept = vec![Protocol::Uplink, Protocol::Node];
         // Nodes may be reached by QUIC alone, so it is always spoken; the sockets come with the first use.
         // Without a listener yet: the port must not answer before there is a satellite behind it.
