@@ -79,6 +79,7 @@ fn the_network_survives_the_kill_of_the_mount_and_the_mount_that_of_the_network(
     let drive = Drive::up();
     std::fs::write(drive.path().join("before"), "before").unwrap();
     drive.sync();
+    assert_eq!(std::fs::read_dir(drive.path()).unwrap().count(), 1);
     let status = run(drive.strewn(["local", "status", "--json", "--data"]).arg(drive.data()));
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let pid = rustix::process::Pid::from_raw(status["pid"].as_i64().unwrap() as i32).unwrap();

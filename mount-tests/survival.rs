@@ -71,8 +71,7 @@ fn changes_in_place_reach_the_network() {
     }
     drive.sync();
     restart_cold(&drive, 4..10);
-    let contents =
-        "find . -type f | sort | xargs sha256sum; find . -printf '%y %m %n %s %p\\n' | sort; getfattr -d big";
+    let contents = "find . -type f | sort | xargs sha256sum; find . -printf '%y %m %n %p\\n' | sort; getfattr -d big";
     assert_eq!(sh(drive.path(), contents), sh(&original, contents));
 }
 

@@ -42,7 +42,27 @@ pub(crate) enum Reply {
     /// Done.
     Done,
     /// Not done, and why.
-    Failed { message: String },
+    Failed {
+        /// What went wrong.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
+}
+
+impl Reply {
+    /// The answer to something that failed.
+    pub(crate) fn failed(failure: &Failure) -> Self {
+        Self::Failed { message: failure.message().to_owned(), hint: failure.hint_text().map(str::to_owned) }
+    }
+
+    /// The end of a request whose answer is that it was done.
+    pub(crate) fn done(self) -> Outcome {
+        match self {
+            Self::Failed { message, hint } => Err(Failure::with(message, hint)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What waits for the network.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// Why a command failed, in words for the person who typed it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
@@ -17,6 +17,11 @@ impl Failure {
     /// Something failed: exit code 1.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: 1 }
+    }
+
+    /// Something failed elsewhere, with what was said to do next.
+    pub(crate) fn with(message: String, hint: Option<String>) -> Self {
+        Self { message, hint, code: 1 }
     }
 
     /// The command was used wrongly: exit code 2.
@@ -33,6 +38,11 @@ impl Failure {
     /// The message without the hint.
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What to do next.
+    pub(crate) fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// Prints to standard error and gives the exit code.

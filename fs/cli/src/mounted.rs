@@ -69,7 +69,7 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
     let closed = cache.close().await.context("closing the cache");
     let outcome = outcome.and(closed);
     if let Some(done) = ended.asked_by {
-        let told = outcome.as_ref().map(|()| ()).map_err(|failure| Failure::new(failure.message()));
+        let told = outcome.as_ref().map(|()| ()).map_err(Failure::clone);
         drop(done.send(told));
         server.finish().await;
     }
@@ -166,7 +166,7 @@ async fn drain_mounted(live: &mut Live, cache: &Cache, signals: &mut Signals) ->
     let drained = tokio::select! {
         drained = cache.drain(|status| progress.show(pending(status))) => match drained {
             Ok(()) => Drained::All,
-            Err(error) => Drained::Failed(pending_failure(cache, &error)),
+            Err(error) => Drained::Failed(pending_failure(&error)),
         },
         () = live.drive.unmounted() => Drained::Unmounted,
         () = signals.next() => Drained::Interrupted,
@@ -180,7 +180,7 @@ async fn drain(cache: &Cache, signals: &mut Signals) -> Outcome {
     let mut progress = UploadProgress::new();
     let outcome = tokio::select! {
         drained = cache.drain(|status| progress.show(pending(status))) => {
-            drained.map_err(|error| pending_failure(cache, &error))
+            drained.map_err(|error| pending_failure(&error))
         }
         () = signals.next() => Err(Failure::new(format!("interrupted with {} pending", what_is_pending(cache)))
             .hint("nothing is lost: it stays in the cache and goes up at the next mount")),
@@ -189,8 +189,8 @@ async fn drain(cache: &Cache, signals: &mut Signals) -> Outcome {
     outcome
 }
 
-fn pending_failure(cache: &Cache, error: &strewn_cache::Error) -> Failure {
-    Failure::new(format!("{} not uploaded: {error}", what_is_pending(cache)))
+fn pending_failure(error: &strewn_cache::Error) -> Failure {
+    Failure::new(crate::error::chain(error))
         .hint("nothing is lost: it stays in the cache and goes up when the network is back, or at the next mount")
 }
 

@@ -148,8 +148,8 @@ impl Paths {
     }
 
     /// Changes attributes of what a path names.
-    pub async fn set_attributes(&self, path: &[u8], attributes: SetAttributes) -> Result<Stat> {
-        let found = self.resolve(path, Last::Follow).await?;
+    pub async fn set_attributes(&self, path: &[u8], last: Last, attributes: SetAttributes) -> Result<Stat> {
+        let found = self.resolve(path, last).await?;
         self.volume.setattr(self.caller, found.inode(), attributes).await
     }
 

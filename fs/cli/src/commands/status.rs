@@ -46,7 +46,7 @@ impl Status {
 fn ask(mount: &Mount) -> Outcome<strewn_cache::Status> {
     match control::ask(&mount.socket, &Request::Status, |_| {})? {
         Reply::Status { status } => serde_json::from_value(status).context("reading the status"),
-        Reply::Failed { message } => Err(Failure::new(message)),
+        reply @ Reply::Failed { .. } => Err(reply.done().expect_err("it failed")),
         _ => Err(Failure::new("the mount gave an unexpected answer; is it of another version?")),
     }
 }

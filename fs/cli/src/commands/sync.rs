@@ -1,6 +1,6 @@
 //! `strewn sync`.
 
-use crate::control::{self, Reply, Request};
+use crate::control::{self, Request};
 use crate::error::{Failure, Outcome};
 use crate::output::UploadProgress;
 use crate::register;
@@ -32,8 +32,5 @@ fn sync(mount: &register::Mount) -> Outcome {
     let mut progress = UploadProgress::new();
     let reply = control::ask(&mount.socket, &Request::Sync, |pending| progress.show(pending));
     progress.finish();
-    match reply? {
-        Reply::Failed { message } => Err(Failure::new(format!("{}: {message}", mount.mountpoint.display()))),
-        _ => Ok(()),
-    }
+    reply?.done()
 }

@@ -1,6 +1,6 @@
 //! `strewn umount`.
 
-use crate::control::{self, Reply, Request};
+use crate::control::{self, Request};
 use crate::error::{Failure, Outcome};
 use crate::output::UploadProgress;
 use crate::register;
@@ -28,10 +28,7 @@ impl Umount {
         let reply =
             control::ask(&mount.socket, &Request::Unmount { wait: !self.no_wait }, |pending| progress.show(pending));
         progress.finish();
-        match reply? {
-            Reply::Failed { message } => Err(Failure::new(message)),
-            _ => Ok(()),
-        }
+        reply?.done()
     }
 }
 

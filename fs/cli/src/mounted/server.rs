@@ -89,7 +89,7 @@ async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountR
         Ok(Request::Status) => status(&cache),
         Ok(Request::Sync) => sync(&cache, &mut write).await,
         Ok(Request::Unmount { wait }) => self::unmount(&cache, &mut write, unmount, wait).await,
-        Err(error) => Reply::Failed { message: format!("not a request: {error}") },
+        Err(error) => Reply::failed(&Failure::new(format!("not a request: {error}"))),
     };
     // A client that went away does not need its answer.
     drop(send(&mut write, &reply).await);
@@ -98,7 +98,7 @@ async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountR
 fn status(cache: &Cache) -> Reply {
     match serde_json::to_value(cache.status()) {
         Ok(status) => Reply::Status { status },
-        Err(error) => Reply::Failed { message: error.to_string() },
+        Err(error) => Reply::failed(&Failure::new(error.to_string())),
     }
 }
 
@@ -113,7 +113,7 @@ async fn sync(cache: &Cache, write: &mut OwnedWriteHalf) -> Reply {
         tokio::select! {
             drained = &mut work => return match drained {
                 Ok(()) => Reply::Done,
-                Err(error) => Reply::Failed { message: pending_failure(cache, &error).message().to_owned() },
+                Err(error) => Reply::failed(&pending_failure(&error)),
             },
             Some(pending) = reports.recv() => if send(write, &Reply::Progress(pending)).await.is_err() {
                 return Reply::Done; // nobody listens any more
@@ -131,7 +131,7 @@ async fn unmount(
 ) -> Reply {
     let (done, mut outcome) = oneshot::channel::<Outcome>();
     if unmount.try_send(UnmountRequest { wait, done }).is_err() {
-        return Reply::Failed { message: "the drive is being unmounted already".into() };
+        return Reply::failed(&Failure::new("the drive is being unmounted already"));
     }
     drop(unmount);
     let mut every = tokio::time::interval(REPORT_EVERY);
@@ -139,7 +139,7 @@ async fn unmount(
         tokio::select! {
             outcome = &mut outcome => return match outcome.unwrap_or_else(|_| Err(Failure::new("the mount ended"))) {
                 Ok(()) => Reply::Done,
-                Err(failure) => Reply::Failed { message: failure.message().to_owned() },
+                Err(failure) => Reply::failed(&failure),
             },
             _ = every.tick() => drop(send(write, &Reply::Progress(pending(&cache.status()))).await),
         }

@@ -5,6 +5,7 @@ use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
 use crate::output;
 use crate::session::{At, Session};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, Permissions};
 use std::io::{Seek, SeekFrom, Write};
@@ -60,7 +61,9 @@ impl Download<'_> {
         match stat.attributes.kind {
             Kind::File => self.content(from, path, stat, to).await,
             Kind::Symlink => {
-                symlink(OsStr::from_bytes(&stat.attributes.target), to).context(format_args!("creating {}", shown(to)))
+                let what = || format!("creating {}", shown(to));
+                symlink(OsStr::from_bytes(&stat.attributes.target), to).context(what())?;
+                utimensat(CWD, to, &timestamps(stat), AtFlags::SYMLINK_NOFOLLOW).context(what())
             }
             _ => {
                 let name = String::from_utf8_lossy(path);
@@ -93,6 +96,12 @@ impl Download<'_> {
         bar.iter().for_each(indicatif::ProgressBar::finish_and_clear);
         Ok(())
     }
+}
+
+/// Times of a symbolic link, which the standard library cannot set.
+fn timestamps(stat: &Stat) -> Timestamps {
+    let time = |at: Timestamp| Timespec { tv_sec: at.seconds, tv_nsec: at.nanos.into() };
+    Timestamps { last_access: time(stat.attributes.atime), last_modification: time(stat.attributes.mtime) }
 }
 
 fn times(stat: &Stat) -> FileTimes {

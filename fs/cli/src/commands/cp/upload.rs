@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use strewn_engine::bucket::Timestamp;
+use strewn_fs::volume::path::Last;
 use strewn_fs::volume::{SetAttributes, SetTime};
 
 pub(super) struct Upload<'a> {
@@ -46,7 +47,7 @@ impl Upload<'_> {
             directories.push((path, metadata));
         }
         for (path, metadata) in directories.iter().rev() {
-            self.session.paths.set_attributes(path, attributes(metadata)).await.at(to)?;
+            self.session.paths.set_attributes(path, Last::Keep, attributes(metadata)).await.at(to)?;
         }
         Ok(())
     }
@@ -63,7 +64,9 @@ impl Upload<'_> {
         if kind.is_symlink() {
             let target = fs::read_link(from).context(format_args!("reading {}", shown(from)))?;
             let target = target.as_os_str().as_bytes();
-            return self.session.paths.make_symlink(path, target).await.map(drop).at(to);
+            self.session.paths.make_symlink(path, target).await.at(to)?;
+            let times = SetAttributes { mode: None, ..attributes(metadata) };
+            return self.session.paths.set_attributes(path, Last::Keep, times).await.map(drop).at(to);
         }
         if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
             return Err(Failure::new(format!("{} is no file, directory or symbolic link", shown(from))));

@@ -1,6 +1,6 @@
 //! The drive of a local network: a mount process of its own, so that network and drive can be killed apart.
 
-use crate::control::{self, Reply, Request};
+use crate::control::{self, Request};
 use crate::error::{Context, Failure, Outcome};
 use crate::output::UploadProgress;
 use crate::register::{self, Mount};
@@ -97,8 +97,5 @@ pub(super) fn unmount(mount: &Mount, wait: bool) -> Outcome {
     let mut progress = UploadProgress::new();
     let reply = control::ask(&mount.socket, &Request::Unmount { wait }, |pending| progress.show(pending));
     progress.finish();
-    match reply? {
-        Reply::Failed { message } => Err(Failure::new(format!("{}: {message}", mount.mountpoint.display()))),
-        _ => Ok(()),
-    }
+    reply?.done()
 }
