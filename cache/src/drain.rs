@@ -22,7 +22,7 @@ impl Shared {
         loop {
             show(&self.status());
             let (standing, blocked) = (self.standing(), self.state.lock().pipeline.blocked.clone());
-            if standing.0 >= last && self.state.lock().pipeline.unsent_through(last) == 0 {
+            if self.state.lock().pipeline.unsent_through(last) == 0 {
                 // What a refusal took apart is pending again.
                 match self.state.lock().pipeline.taken_apart {
                     true => {}
@@ -46,8 +46,12 @@ impl Shared {
 
     /// Takes everything that is pending. Gives the newest cut.
     async fn freeze_all(self: &Arc<Self>) -> Result<u64, Error> {
-        self.state.lock().pipeline.taken_apart = false;
-        self.state.lock().pipeline.hurry += 1;
+        {
+            let mut state = self.state.lock();
+            state.pipeline.taken_apart = false;
+            state.pipeline.blocked = None;
+            state.pipeline.hurry += 1;
+        }
         self.bump();
         while self.freeze().await?.is_some() {}
         let mut state = self.state.lock();

@@ -127,7 +127,7 @@ impl Shared {
     }
 
     /// Opens an entry with its child's row.
-    fn open_row(&self, keys: &DirectoryKeys, entry: &Entry, row: &Inode) -> Result<Adopt, Error> {
+    pub(crate) fn open_row(&self, keys: &DirectoryKeys, entry: &Entry, row: &Inode) -> Result<Adopt, Error> {
         if entry.child != row.inode || entry.kind != row.kind {
             return Err(Error::Corrupt(String::from("an entry came with another inode")));
         }

@@ -126,6 +126,9 @@ impl Shared {
     /// Forgets clean state that memory or disk have no room for.
     fn evict(&self) {
         let mut state = self.state.lock();
+        if state.pipeline.resolving {
+            return;
+        }
         state.tree.forget_some(self.options.memory);
         if state.tree.memory_bytes > SMALL_FILES {
             state.tree.forget_small_files(SMALL_FILES / 2);

@@ -53,8 +53,8 @@ pub(crate) enum Mutation {
     Uncut { from: u64, number: u64 },
     /// The stream that commits belong to from here on, and the number of its last batch.
     Stream { mount: MountId, number: u64 },
-    /// An inode has this row version and record on the network (after a refusal showed so).
-    Rebase { inode: InodeId, version: u64 },
+    /// An inode has this row on the network (after a refusal showed so).
+    Rebase(Rebase),
     /// A name means this on the network (after a refusal showed so).
     RebaseEntry { directory: InodeId, name: Name, base: Option<InodeId> },
     /// Snapshot: a node with what of it waits for the network.
@@ -63,6 +63,18 @@ pub(crate) enum Mutation {
     Name { directory: InodeId, name: Name, child: Option<InodeId>, base: Option<Option<InodeId>>, cut: u64 },
     /// Snapshot: the cuts on their way.
     Pipeline { next_cut: u64, committed: u64, queued: Vec<u64>, mount: MountId, number: u64 },
+}
+
+/// How an inode is on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rebase {
+    pub(crate) inode: InodeId,
+    /// Its row version; 0 if it does not exist.
+    pub(crate) version: u64,
+    /// Hash over its window tags.
+    pub(crate) content: [u8; 32],
+    /// Its size, if its content is somebody else's: what is here of it goes.
+    pub(crate) foreign: Option<u64>,
 }
 
 /// A node in a snapshot.

@@ -106,6 +106,10 @@ pub(crate) struct Pipeline {
     pub(crate) reachable: bool,
     /// Bytes per second of the latest uploads.
     pub(crate) rate: f64,
+    /// A refusal is being dealt with: no cut is taken, nothing is evicted.
+    pub(crate) resolving: bool,
+    /// Refusals since the last batch that was committed.
+    pub(crate) refusals: u32,
     /// A refusal took cuts apart since the last drain began.
     pub(crate) taken_apart: bool,
     /// Changes with every un-cut, so that work on cuts that are no more is thrown away.
@@ -132,6 +136,8 @@ impl Pipeline {
             blocked: None,
             reachable: true,
             rate: 0.0,
+            resolving: false,
+            refusals: 0,
             taken_apart: false,
             epoch: 0,
         }
@@ -176,7 +182,6 @@ impl Pipeline {
     }
 
     /// Takes all batches off the queue.
-    #[allow(dead_code)]
     pub(crate) fn dequeue_all(&mut self) -> Vec<Arc<Queued>> {
         let all: Vec<_> = self.queued.drain(..).collect();
         all.iter().for_each(|queued| self.forget(queued));

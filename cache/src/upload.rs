@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 const PARALLEL_SEGMENTS: usize = 4;
 /// Batches whose segments may be put ahead of their turn.
 const CUTS_AHEAD: usize = 4;
+/// Refusals in a row that are dealt with at once.
+const MOST_REFUSALS: u32 = 4;
 /// Weight of the newest batch in the rate shown.
 const RATE_WEIGHT: f64 = 0.3;
 
@@ -164,11 +166,12 @@ impl Shared {
                     self.note_error(Error::Network(bucket::Error::Invalid(reason.to_string())));
                 }
                 self.resolve(queued, &reason).await?;
+                self.pace_refusals(&reason)?;
                 Ok(false)
             }
             Err(bucket::Error::OutOfOrder(message)) => {
                 tracing::warn!("the stream of batches begins anew: {message}");
-                self.restart_stream()?;
+                self.restart_stream().await?;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
@@ -186,6 +189,7 @@ impl Shared {
         state.pipeline.dequeue();
         state.pipeline.committed = queued.cut;
         state.pipeline.blocked = None;
+        state.pipeline.refusals = 0;
         if !matches!(state.pipeline.last_error, Some(Error::Disk(_))) {
             state.pipeline.last_error = None;
         }
@@ -197,6 +201,16 @@ impl Shared {
         self.counters.uploaded_bytes.fetch_add(queued.bytes, Ordering::Relaxed);
         self.bump();
         Ok(())
+    }
+
+    /// Refusals that do not end are not tried again at once.
+    fn pace_refusals(&self, reason: &Refusal) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        state.pipeline.refusals += 1;
+        match state.pipeline.refusals > MOST_REFUSALS {
+            true => Err(Error::Pending(format!("the network refuses what is pending: {reason}"))),
+            false => Ok(()),
+        }
     }
 
     fn note_refused(&self, error: &Error) {

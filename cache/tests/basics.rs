@@ -23,11 +23,11 @@ async fn a_small_tree_reaches_the_network_and_another_cache() {
     let before = picture(&cache).await;
     assert_eq!(before["/d/small"].3, b"hello");
     drain(&cache).await;
-    assert_eq!(picture(&cache).await, before);
+    assert!(picture(&cache).await == before);
 
     let there = tempfile::tempdir().unwrap();
     let other = open(there.path(), &bucket, &root, options()).await;
-    assert_eq!(picture(&other).await, before);
+    assert!(picture(&other).await == before);
     let found = lookup(&other, directory, "large").await.unwrap();
     assert_eq!(other.seek(found, 300_000, Seek::Data).await.unwrap(), Some(1_000_000));
     assert_eq!(other.seek(found, 0, Seek::Hole).await.unwrap(), Some(300_000));
@@ -53,13 +53,13 @@ async fn nothing_is_lost_when_the_process_dies() {
     let left = disk.kill();
     cache.close().await.unwrap();
     let cache = open_on(&left, &bucket, &root, options()).await;
-    assert_eq!(picture(&cache).await, before);
+    assert!(picture(&cache).await == before);
     drain(&cache).await;
-    assert_eq!(picture(&cache).await, before);
+    assert!(picture(&cache).await == before);
     cache.close().await.unwrap();
     let there = tempfile::tempdir().unwrap();
     let other = open(there.path(), &bucket, &root, options()).await;
-    assert_eq!(picture(&other).await, before);
+    assert!(picture(&other).await == before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,7 +76,7 @@ async fn appends_go_to_the_end_and_say_where() {
         expected.extend_from_slice(&line);
         assert_eq!(written.size as usize, expected.len());
     }
-    assert_eq!(read_all(&cache, file).await, expected);
+    assert!(read_all(&cache, file).await == expected);
     assert_eq!(cache.transact(|tx| tx.attributes(file)).await.unwrap().mtime, now(39));
 }
 

@@ -155,6 +155,26 @@ impl Content {
         self.dirty.insert(range, Fill::Data);
     }
 
+    /// Makes ranges dirty again, older ones first; what is dirty already is newer.
+    pub(crate) fn thaw(&mut self, ranges: Vec<(Range<u64>, Fill)>, size: u64) {
+        let newer = std::mem::take(&mut self.dirty);
+        for (range, fill) in ranges.into_iter().chain(newer) {
+            let range = range.start..range.end.min(size);
+            if range.is_empty() {
+                continue;
+            }
+            match fill {
+                Fill::Hole => self.dirty.insert(range, Fill::Hole),
+                Fill::Data => {
+                    let here: Vec<_> = self.present.overlapping(&range).cloned().collect();
+                    for part in here {
+                        self.dirty.insert(part.start.max(range.start)..part.end.min(range.end), Fill::Data);
+                    }
+                }
+            }
+        }
+    }
+
     /// Clean bytes of a range are not to be believed any more.
     pub(crate) fn distrust(&mut self, range: Range<u64>) {
         let mut clean = RangeSet::from_iter([range.clone()]);
@@ -283,6 +303,16 @@ impl Content {
             self.windows.insert(number, Window { extents });
         }
         self.tags = Some(base.tags);
+    }
+
+    /// Extents are to be loaded anew; if the network does not have the file, there is nothing to load.
+    pub(crate) fn forget_extents(&mut self, local: bool) {
+        self.windows.clear();
+        (self.tags, self.inlined, self.local) = match local {
+            true => (Some(BTreeMap::new()), Some(0), true),
+            false => (None, None, false),
+        };
+        self.batches += 1;
     }
 
     /// Takes in what a batch makes of the extents.

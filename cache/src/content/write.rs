@@ -202,7 +202,8 @@ impl Shared {
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
         let content = node.content.as_deref().ok_or(Error::Stale)?;
         let moved = position == Position::End && node.attributes.size != offset;
-        if content.generation != generation || moved {
+        let anew = content.generation != generation || !matches!(content.backing, Backing::File);
+        if anew || moved {
             return Ok(None);
         }
         let size = node.attributes.size.max(offset + data.len() as u64);

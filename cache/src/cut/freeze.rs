@@ -156,6 +156,14 @@ impl Tree {
             slot.cut = cut;
         }
         self.in_cut(cut).names.push((directory, name.clone()));
+        for inode in [Some(directory), expected, child.map(|(inode, _)| inode)].into_iter().flatten() {
+            if let Some(node) = self.node_mut(inode)
+                && std::mem::take(&mut node.renamed)
+            {
+                node.cut = cut;
+                self.in_cut(cut).inodes.push(inode);
+            }
+        }
         Some(FrozenName { directory, directory_key, name, expected, target, time })
     }
 

@@ -78,7 +78,7 @@ impl Shared {
     fn due(&self, state: &State) -> Option<Instant> {
         let tree = &state.tree;
         let (oldest, newest) = (tree.oldest?, tree.newest?);
-        if tree.pending_operations() == 0 || state.pipeline.unsent() >= MOST_UNSENT {
+        if state.pipeline.resolving || tree.pending_operations() == 0 || state.pipeline.unsent() >= MOST_UNSENT {
             return None;
         }
         let forced = tree.pending_operations() >= super::FULL_OPERATIONS || tree.dirty_bytes >= MOST_BYTES / 2;
@@ -96,9 +96,13 @@ impl Shared {
 
     /// Takes what is pending as a cut. Gives its number, if anything was.
     pub(crate) async fn freeze(&self) -> Result<Option<u64>, Error> {
+        self.wait_while(|state| state.pipeline.resolving, "a refusal of the network").await?;
         let _alone = self.gate.write().await;
         let mut state = self.state.lock();
         let state = &mut *state;
+        if state.pipeline.resolving {
+            return Err(Error::Pending(String::from("a refusal of the network is being dealt with")));
+        }
         if state.tree.pending_operations() == 0 {
             return Ok(None);
         }
@@ -200,54 +204,41 @@ impl Shared {
     /// Makes the batch of the oldest draft and puts it into the queue.
     async fn batch(self: &Arc<Self>, frozen: &Arc<FrozenCut>, epoch: u64) -> Result<(), Error> {
         let bases = self.bases(frozen).await?;
-        let taken = {
-            let mut state = self.state.lock();
+        let (sealed, hashes, stream) = {
+            let state = self.state.lock();
             if state.pipeline.epoch != epoch {
                 return Ok(());
             }
-            let Some((_, sealed)) = state.pipeline.drafts.pop_front() else { return Ok(()) };
+            // It stays in its place until the batch is there: what is on its way is always in one of the stages.
+            let Some((_, sealed)) = state.pipeline.drafts.front() else { return Ok(()) };
             let hashes = frozen.inodes.iter().map(|inode| {
                 // What batches made since it was frozen say is newer.
                 let hash = state.pipeline.hashes.get(&inode.inode).copied();
                 (inode.inode, hash.unwrap_or(inode.content_hash))
             });
-            let hashes: HashMap<InodeId, [u8; 32]> = hashes.collect();
             let stream = Stream {
                 id: CommitId::from_bytes(draw()?),
                 mount: state.pipeline.mount,
                 number: state.pipeline.number + 1,
             };
-            (sealed, hashes, stream)
+            (sealed.clone(), hashes.collect::<HashMap<InodeId, [u8; 32]>>(), stream)
         };
-        let (sealed, hashes, stream) = taken;
-        let backup = sealed.clone();
         let (shared, cut) = (self.clone(), frozen.clone());
-        let made = blocking(move || {
+        let (queued, renewed) = blocking(move || {
             let (queued, renewed) = make(&cut, sealed, bases, &hashes, stream);
-            let bytes = queued.encode();
-            shared.store.put_cut(queued.cut, &bytes)?;
+            shared.store.put_cut(queued.cut, &queued.encode())?;
             Ok((queued, renewed))
         })
-        .await;
+        .await?;
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.pipeline.epoch != epoch {
-            backup.segments.iter().for_each(|segment| self.store.remove_segment(segment.id));
             return Ok(());
         }
-        let journaled = made.and_then(|made| {
-            let (number, hashes) =
-                (made.0.commit.number, made.1.values().map(|new| (new.inode, new.content)).collect());
-            state.append(&self.journal, &[Mutation::Cut { cut: frozen.cut, number, hashes }])?;
-            Ok(made)
-        });
-        let (queued, renewed) = match journaled {
-            Ok(made) => made,
-            Err(error) => {
-                state.pipeline.drafts.push_front((frozen.clone(), backup));
-                return Err(error);
-            }
-        };
+        let number = queued.commit.number;
+        let hashes = renewed.values().map(|new| (new.inode, new.content)).collect();
+        state.append(&self.journal, &[Mutation::Cut { cut: frozen.cut, number, hashes }])?;
+        state.pipeline.drafts.pop_front();
         for renewed in renewed.values() {
             state.pipeline.hashes.insert(renewed.inode, renewed.content);
             state.tree.take_batch(frozen.cut, renewed);

@@ -2,8 +2,8 @@
 
 use super::{Node, Tree};
 use crate::Name;
-use crate::content::map::Backing;
-use crate::record::{Adopt, Mutation, Times, Write};
+use crate::content::map::{Backing, Fill};
+use crate::record::{Adopt, Mutation, Rebase, Times, Write};
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -82,10 +82,8 @@ impl Tree {
                 }
                 Ok(())
             }
-            Mutation::Rebase { inode, version } => {
-                if let Some(node) = self.nodes.get_mut(inode) {
-                    node.version = *version;
-                }
+            Mutation::Rebase(rebase) => {
+                self.rebase(rebase);
                 Ok(())
             }
             Mutation::RebaseEntry { directory, name, base } => {
@@ -190,9 +188,11 @@ impl Tree {
             && let Some(parent) = self.nodes.get_mut(&directory)
         {
             parent.links = parent.links.saturating_sub(1);
+            parent.renamed = true;
         }
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         node.names.retain(|(parent, known)| *parent != directory || known != name);
+        node.renamed = true;
         if kind != Kind::Directory {
             node.links = node.links.saturating_sub(1);
         }
@@ -203,9 +203,11 @@ impl Tree {
             && let Some(parent) = self.nodes.get_mut(&directory)
         {
             parent.links = parent.links.saturating_add(1);
+            parent.renamed = true;
         }
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         node.names.push((directory, name.clone()));
+        node.renamed = true;
         if kind != Kind::Directory {
             node.links = node.links.saturating_add(1);
         }
@@ -239,7 +241,7 @@ impl Tree {
                 content.backing = Backing::Memory(Default::default());
             }
             content.present.clear();
-            (content.written, content.synced) = (0, 0);
+            (content.generation, content.written, content.synced) = (0, 0, 0);
         }
         self.memory_bytes -= freed;
         if counted {
@@ -286,6 +288,32 @@ impl Tree {
             self.mark_dirty(write.inode);
         }
         Ok(())
+    }
+
+    fn rebase(&mut self, rebase: &Rebase) {
+        let counted = self.is_counted(rebase.inode);
+        let Some(node) = self.nodes.get_mut(&rebase.inode) else { return };
+        (node.version, node.content_hash) = (rebase.version, rebase.content);
+        if let Some(content) = node.content.as_deref_mut() {
+            content.forget_extents(rebase.version == 0);
+            if rebase.version == 0 {
+                // The network has nothing of it any more: all that is here is to go there.
+                let before = content.dirty_bytes();
+                content.dirty = content.present.iter().map(|range| (range.clone(), Fill::Data)).collect();
+                let after = content.dirty_bytes();
+                self.dirty_bytes = if counted { self.dirty_bytes + after - before } else { self.dirty_bytes };
+            }
+            if let Some(size) = rebase.foreign {
+                node.attributes.size = size;
+                let dropped = content.dirty_bytes();
+                content.dirty.clear();
+                self.dirty_bytes -= if counted { dropped } else { 0 };
+                self.renew_content(rebase.inode);
+            }
+        }
+        if counted {
+            self.mark_dirty(rebase.inode);
+        }
     }
 
     fn rebase_entry(&mut self, directory: InodeId, name: &Name, base: Option<InodeId>) {

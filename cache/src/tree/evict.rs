@@ -107,9 +107,7 @@ impl Tree {
         let Some(node) = self.node(inode) else { return false };
         inode != self.root
             && node.pins == 0
-            && node.dirty.is_none()
-            && node.cut == 0
-            && !node.orphan
+            && !node.is_local()
             && node.content.as_ref().is_none_or(|content| content.is_evictable())
             && self.is_leaf(inode)
     }

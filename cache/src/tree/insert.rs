@@ -31,6 +31,15 @@ impl Tree {
         }
         let before = known.as_ref().and_then(|slot| slot.child);
         let after = loaded.child.as_ref().map(|adopt| (adopt.inode, adopt.attributes.kind));
+        if after.is_none()
+            && let Some((inode, _)) = before
+            && self.has_changes(inode)
+        {
+            // Removed elsewhere while it is changed here: it comes back.
+            self.set_base(directory, &loaded.name, None);
+            self.note_change();
+            return false;
+        }
         let mut changed = known.is_some() && before != after;
         if let Some((gone, _)) = before.filter(|_| before != after) {
             self.detach(directory, &loaded.name, gone);
@@ -70,7 +79,7 @@ impl Tree {
             return false;
         };
         let newer = adopt.version > node.version || adopt.links != node.links;
-        if node.dirty.is_some() || node.cut != 0 || node.orphan || !newer {
+        if node.is_local() || !newer {
             return false;
         }
         let other_content = adopt.content != node.content_hash;
@@ -108,9 +117,40 @@ impl Tree {
     fn detach(&mut self, directory: InodeId, name: &Name, inode: InodeId) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         node.names.retain(|(parent, known)| *parent != directory || known != name);
-        if node.names.is_empty() && node.pins == 0 && node.dirty.is_none() && node.cut == 0 && self.is_leaf(inode) {
+        if !node.is_directory() && !node.is_local() {
+            node.links = node.links.saturating_sub(1);
+            // Still open here: it goes on without a name, as if it had been removed here.
+            node.orphan = node.links == 0 && node.pins > 0;
+        }
+        if node.names.is_empty() && node.pins == 0 {
+            self.drop_clean(inode);
+        }
+    }
+
+    /// Drops a clean node with everything below it, as far as nothing here needs it.
+    fn drop_clean(&mut self, inode: InodeId) {
+        let Some(node) = self.nodes.get(&inode) else { return };
+        let below: Vec<(InodeId, Name)> = match node.directory.as_deref() {
+            Some(entries) => entries.slots().filter_map(|(name, slot)| Some((slot.child?.0, name.clone()))).collect(),
+            None => Vec::new(),
+        };
+        for (child, name) in below {
+            self.detach(inode, &name, child);
+        }
+        if self.nodes.get(&inode).is_some_and(|node| !node.is_local()) {
             self.drop_node(inode);
         }
+    }
+
+    /// True if something in a node, or below it, waits for the network.
+    fn has_changes(&self, inode: InodeId) -> bool {
+        let Some(node) = self.nodes.get(&inode) else { return false };
+        let below = node.directory.as_deref().into_iter().flat_map(|entries| entries.slots());
+        node.dirty.is_some()
+            || node.cut != 0
+            || below
+                .into_iter()
+                .any(|(_, slot)| slot.is_local() || slot.child.is_some_and(|(child, _)| self.has_changes(child)))
     }
 
     /// True if no node in memory is below this one, and no name in it differs from the network.

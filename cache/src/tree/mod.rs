@@ -24,9 +24,10 @@ pub(crate) use transaction::attribute_change;
 pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
 
 use crate::Name;
-use crate::content::map::Backing;
+use crate::content::map::{Backing, Fill};
 use crate::cut::batch::Renewed;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use strewn_engine::ids::InodeId;
@@ -330,9 +331,44 @@ impl Tree {
         self.in_cuts.entry(cut).or_default()
     }
 
-    /// Takes back what was noted of a cut.
-    #[allow(dead_code)]
-    pub(crate) fn take_in_cut(&mut self, cut: u64) -> Option<InCut> {
-        self.in_cuts.remove(&cut)
+    /// Names that a cut set, as long as it has not settled.
+    pub(crate) fn names_in_cut(&self, cut: u64) -> impl Iterator<Item = &(InodeId, Name)> {
+        self.in_cuts.get(&cut).into_iter().flat_map(|in_cut| &in_cut.names)
+    }
+
+    /// Takes the cuts from `first` on apart: what they changed of inodes is pending again. Names follow with their bases.
+    pub(crate) fn uncut(&mut self, first: u64, inodes: impl Iterator<Item = (InodeId, Vec<(Range<u64>, Fill)>)>) {
+        let cuts = self.in_cuts.split_off(&first);
+        for (directory, name) in cuts.values().flat_map(|cut| &cut.names) {
+            let entries = self.nodes.get_mut(directory).and_then(|node| node.directory.as_deref_mut());
+            if let Some(slot) = entries.and_then(|entries| entries.slot_mut(name)) {
+                slot.cut = 0;
+            }
+        }
+        for inode in cuts.values().flat_map(|cut| &cut.inodes) {
+            if let Some(node) = self.nodes.get_mut(inode) {
+                (node.cut, node.renamed) = (0, true);
+            }
+        }
+        for (inode, ranges) in inodes {
+            self.unfreeze(inode, first, ranges);
+        }
+    }
+
+    fn unfreeze(&mut self, inode: InodeId, first: u64, ranges: Vec<(Range<u64>, Fill)>) {
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        let (counted, size) = (!node.orphan, node.attributes.size);
+        if let Some(content) = node.content.as_deref_mut() {
+            let before = content.dirty_bytes();
+            content.frozen.retain(|frozen| frozen.cut < first);
+            content.thaw(ranges, size);
+            let after = content.dirty_bytes();
+            if counted {
+                self.dirty_bytes = self.dirty_bytes + after - before;
+            }
+        }
+        if counted {
+            self.mark_dirty(inode);
+        }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) dirty: Option<u64>,
     /// The newest cut that puts it; 0 for none.
     pub(crate) cut: u64,
+    /// A name of it, or in it, changed since the last cut: rows of the network count its names wrongly.
+    pub(crate) renamed: bool,
     /// It has no name: the network is not to have it.
     pub(crate) orphan: bool,
     /// Open handles and kernel references.
@@ -80,6 +82,7 @@ impl Node {
             content_hash: [0; 32],
             dirty: None,
             cut: 0,
+            renamed: false,
             orphan: false,
             pins: 0,
             journaled: false,
@@ -94,6 +97,11 @@ impl Node {
     /// Its kind.
     pub(crate) fn kind(&self) -> Kind {
         self.attributes.kind
+    }
+
+    /// True if a row of the network's says nothing about it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.dirty.is_some() || self.cut != 0 || self.renamed || self.orphan
     }
 
     /// True for directories.

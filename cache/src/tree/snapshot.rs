@@ -14,7 +14,7 @@ impl Tree {
         let mut wanted = HashSet::from([self.root]);
         let mut names = Vec::new();
         for (inode, node) in &self.nodes {
-            if (node.dirty.is_some() || node.cut != 0) && !node.orphan {
+            if node.is_local() && !node.orphan {
                 wanted.insert(*inode);
             }
             let Some(entries) = node.directory.as_deref() else { continue };
@@ -126,6 +126,11 @@ impl Tree {
         if let Some(base) = base {
             self.set_base(directory, name, base);
             self.note_change();
+            for inode in [Some(directory), base, child.map(|(inode, _)| inode)].into_iter().flatten() {
+                if let Some(node) = self.nodes.get_mut(&inode) {
+                    node.renamed = true;
+                }
+            }
         }
         if let Some((inode, _)) = child
             && let Some(node) = self.nodes.get_mut(&inode)
