@@ -153,7 +153,8 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(store: &'a Store, tree: Tree, pipeline: Pipeline, outlook: Outlook) -> Self {
+    fn new(store: &'a Store, mut tree: Tree, pipeline: Pipeline, outlook: Outlook) -> Self {
+        tree.replaying = true;
         Self { store, tree, pipeline, outlook, contents: HashMap::new(), queued: Vec::new() }
     }
 
@@ -233,6 +234,7 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(mut self) -> Result<State, Error> {
+        self.tree.replaying = false;
         self.tree.drop_orphans();
         let mut unsynced = HashSet::new();
         for (inode, pieces) in std::mem::take(&mut self.contents) {

@@ -169,8 +169,13 @@ impl Tree {
             entries.set(name, before);
         }
         let slot = entries.set(name, after);
+        let differed = slot.base.is_some();
         let base = slot.base.map_or(previous, |(base, _)| base);
         self.set_base(directory, name, base);
+        if differed && base == child && self.is_counted(directory) {
+            // The name is again what it was, so no row of it carries the directory's new times: its record has to.
+            self.mark_dirty(directory);
+        }
         self.note_change();
         if let Some((inode, kind)) = before {
             self.lose_name(directory, name, inode, kind);
@@ -328,7 +333,7 @@ impl Tree {
     pub(crate) fn drop_if_gone(&mut self, inode: InodeId) {
         let Some(node) = self.nodes.get(&inode) else { return };
         let has_changes = node.directory.as_ref().is_some_and(|directory| directory.changed > 0);
-        if self.nlink(inode) == Some(0) && node.pins == 0 && !has_changes {
+        if self.nlink(inode) == Some(0) && node.pins == 0 && !has_changes && !self.replaying {
             self.drop_node(inode);
         }
     }

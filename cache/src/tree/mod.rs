@@ -61,6 +61,8 @@ pub(crate) struct Tree {
     next_ticket: u64,
     /// Newest committed cut.
     pub(crate) committed: u64,
+    /// What is pinned is not known, so nothing without a name is dropped.
+    pub(crate) replaying: bool,
     clock: u64,
 }
 
@@ -90,6 +92,7 @@ impl Tree {
             loads: BTreeSet::new(),
             next_ticket: 1,
             committed: 0,
+            replaying: false,
             clock: 0,
         }
     }

@@ -2,9 +2,10 @@
 #![allow(dead_code)] // each test target uses its part
 
 use bytes::Bytes;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use strewn_cache::disk::MemoryDisk;
+use strewn_cache::journal::BootId;
 use strewn_cache::{Cache, Options, Root};
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::bucket::{BucketSettings, Cipher, Kind, Timestamp};
@@ -16,7 +17,6 @@ use strewn_engine::secret::Key;
 use strewn_fs::Volume;
 use strewn_fs::clock::ManualClock;
 use strewn_fs::volume::Caller;
-use tempfile::TempDir;
 
 pub(crate) const ROOT_INODE: InodeId = InodeId::from_bytes([7; 16]);
 pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0 };
@@ -29,7 +29,7 @@ pub(crate) struct Fixture {
     pub(crate) bucket: MemoryBucket,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) volume: Arc<Volume>,
-    directory: TempDir,
+    disk: MemoryDisk,
     options: Options,
 }
 
@@ -78,14 +78,16 @@ pub(crate) fn options() -> Options {
     }
 }
 
+/// Opens the cache on a disk, in the one boot of its machine.
 pub(crate) async fn open(
-    directory: &Path,
+    disk: &MemoryDisk,
     bucket: &MemoryBucket,
     options: &Options,
     clock: &Arc<ManualClock>,
 ) -> Arc<Volume> {
     let root = Root { inode: ROOT_INODE, key: root_key() };
-    let cache = Cache::open(directory, Arc::new(bucket.clone()), root, options.clone()).await.unwrap();
+    let (disk, bucket) = (Arc::new(disk.clone()), Arc::new(bucket.clone()));
+    let cache = Cache::open_on(disk, BootId([1; 16]), bucket, root, options.clone()).await.unwrap();
     Arc::new(Volume::with_clock(cache, clock.clone()))
 }
 
@@ -96,43 +98,34 @@ impl Fixture {
 
     pub(crate) async fn with_options(options: Options) -> Self {
         let (bucket, clock) = (bucket(), Arc::new(ManualClock::new(START)));
-        let directory = TempDir::new().unwrap();
-        let volume = open(directory.path(), &bucket, &options, &clock).await;
-        Self { bucket, clock, volume, directory, options }
+        let disk = MemoryDisk::new();
+        let volume = open(&disk, &bucket, &options, &clock).await;
+        Self { bucket, clock, volume, disk, options }
     }
 
-    /// What a killed process leaves behind, opened anew.
+    /// Opens anew what a process killed at this moment leaves behind.
     pub(crate) async fn crash(&mut self) {
-        let copy = TempDir::new().unwrap();
-        copy_tree(self.directory.path(), copy.path());
+        // The dead send nothing any more.
+        self.bucket.set_unreachable(true);
+        let left = self.disk.kill();
         self.volume.cache().close().await.unwrap();
-        self.directory = copy;
-        self.volume = open(self.directory.path(), &self.bucket, &self.options, &self.clock).await;
+        self.bucket.set_unreachable(false);
+        self.start(left).await;
     }
 
     /// The same bucket through an empty cache, after everything has gone up.
     pub(crate) async fn drain_and_start_afresh(&mut self) {
         self.volume.cache().drain(|_| {}).await.unwrap();
         self.volume.cache().close().await.unwrap();
-        self.directory = TempDir::new().unwrap();
-        self.volume = open(self.directory.path(), &self.bucket, &self.options, &self.clock).await;
+        self.start(MemoryDisk::new()).await;
     }
 
     pub(crate) fn tick(&self) {
         self.clock.advance(1_000_000);
     }
-}
 
-fn copy_tree(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => {
-                std::fs::create_dir(&target).unwrap();
-                copy_tree(&entry.path(), &target);
-            }
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
+    async fn start(&mut self, disk: MemoryDisk) {
+        self.disk = disk;
+        self.volume = open(&self.disk, &self.bucket, &self.options, &self.clock).await;
     }
 }
