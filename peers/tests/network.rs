@@ -319,6 +319,32 @@ async fn an_upload_is_resumed_and_repeated_without_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_broken_off_after_its_pieces_are_stored_goes_on_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let network = small_network(directory.path()).await;
+    let drive = Drive::create(&grant(&network, 1), "drive").await;
+    // One node hangs, so the upload still waits when the others have everything.
+    do_to(&network, [9], NodeAction::Hang).await;
+    let pieces = || async { network.status().await.nodes.iter().map(|node| node.pieces).sum::<u64>() };
+    let bytes = content(90_000);
+    let segment = seal(drive.bucket.info.settings.cipher, &bytes).1;
+    let id = SegmentId::from_bytes(random());
+    let enough = async {
+        while pieces().await < 9 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        stored = drive.service().put_segment(id, Arc::new(segment.clone())) => panic!("too early: {stored:?}"),
+        () = enough => {}
+    }
+    do_to(&network, [9], NodeAction::Start).await;
+    drive.service().put_segment(id, Arc::new(segment.clone())).await.unwrap();
+    assert_eq!(pieces().await, 10, "no piece was stored twice");
+    network.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_process_steers_it_through_its_socket() {
     let directory = tempfile::tempdir().unwrap();
     let network = small_network(directory.path()).await;
