@@ -18,6 +18,8 @@ pub(crate) struct Misfit(pub(crate) &'static str);
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     touched: Vec<InodeId>,
+    /// Directories in which a name is again what it was on the network.
+    restored: Vec<InodeId>,
 }
 
 impl Tree {
@@ -43,7 +45,19 @@ impl Tree {
         for inode in applied.touched {
             self.settle_names(inode);
         }
+        for directory in applied.restored {
+            self.settle_times(directory);
+        }
         Ok(())
+    }
+
+    /// After a record: where no name differs from the network any more, none carries the directory's new times there, so
+    /// its own record has to.
+    fn settle_times(&mut self, directory: InodeId) {
+        let unchanged = |node: &Node| node.directory.as_deref().is_some_and(|names| names.changed == 0);
+        if self.is_counted(directory) && self.node(directory).is_some_and(unchanged) {
+            self.mark_dirty(directory);
+        }
     }
 
     fn apply(&mut self, mutation: &Mutation, position: u64, applied: &mut Applied) -> Result<(), Misfit> {
@@ -172,9 +186,8 @@ impl Tree {
         let differed = slot.base.is_some();
         let base = slot.base.map_or(previous, |(base, _)| base);
         self.set_base(directory, name, base);
-        if differed && base == child && self.is_counted(directory) {
-            // The name is again what it was, so no row of it carries the directory's new times: its record has to.
-            self.mark_dirty(directory);
+        if differed && base == child {
+            applied.restored.push(directory);
         }
         self.note_change();
         if let Some((inode, kind)) = before {
