@@ -51,6 +51,7 @@ impl Shared {
             state.pipeline.taken_apart = false;
             state.pipeline.blocked = None;
             state.pipeline.hurry += 1;
+            state.pipeline.drains += 1;
         }
         self.bump();
         while self.freeze().await?.is_some() {}

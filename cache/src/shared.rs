@@ -98,6 +98,8 @@ pub(crate) struct Pipeline {
     pub(crate) number: u64,
     /// A drain wants everything to go now.
     pub(crate) hurry: u64,
+    /// Drains begun so far: each ends pauses.
+    pub(crate) drains: u64,
     /// What went wrong last with the network.
     pub(crate) last_error: Option<Error>,
     /// The network's refusal that stops uploads until it changes its mind.
@@ -132,6 +134,7 @@ impl Pipeline {
             mount,
             number: 0,
             hurry: 0,
+            drains: 0,
             last_error: None,
             blocked: None,
             reachable: true,

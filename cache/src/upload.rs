@@ -31,7 +31,9 @@ const RATE_WEIGHT: f64 = 0.3;
 /// Segments on their way.
 #[derive(Default)]
 struct Segments {
-    tasks: JoinSet<(SegmentId, Result<(), Error>)>,
+    tasks: JoinSet<(SegmentId, u64, Result<(), Error>)>,
+    /// Goes up with every pause: failures from before it are known already.
+    round: u64,
     in_flight: HashSet<SegmentId>,
     done: HashSet<SegmentId>,
 }
@@ -59,6 +61,7 @@ pub(crate) async fn upload(shared: Arc<Shared>) {
             Ok(Step::Idle) => started = Instant::now(),
             Err(error) => {
                 shared.note_refused(&error);
+                segments.round += 1;
                 tokio::select! {
                     () = backoff.pause(&shared) => {}
                     _ = closing.wait_for(|closing| *closing) => return,
@@ -103,10 +106,13 @@ async fn step(
     }
     tokio::select! {
         Some(joined) = segments.tasks.join_next() => match joined {
-            Ok((id, result)) => {
+            Ok((id, round, result)) => {
                 segments.in_flight.remove(&id);
-                result?;
-                segments.done.insert(id);
+                match result {
+                    Ok(()) => drop(segments.done.insert(id)),
+                    Err(error) if round == segments.round => return Err(error),
+                    Err(_) => {}
+                }
                 Ok(Step::Waited)
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -125,8 +131,8 @@ impl Segments {
             if self.done.contains(&segment.id) || !self.in_flight.insert(segment.id) {
                 continue;
             }
-            let (shared, id) = (shared.clone(), segment.id);
-            self.tasks.spawn(async move { (id, shared.put_segment(id).await) });
+            let (shared, id, round) = (shared.clone(), segment.id, self.round);
+            self.tasks.spawn(async move { (id, round, shared.put_segment(id).await) });
         }
     }
 }

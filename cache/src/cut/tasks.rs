@@ -30,10 +30,10 @@ impl Backoff {
     /// Waits; ends early when the cache is closed or a drain begins.
     pub(crate) async fn pause(&mut self, shared: &Shared) {
         let mut progress = shared.progress.subscribe();
-        let hurry = shared.state.lock().pipeline.hurry;
+        let drains = shared.state.lock().pipeline.drains;
         let hurried = async {
             while progress.changed().await.is_ok() {
-                if *shared.closing.borrow() || shared.state.lock().pipeline.hurry > hurry {
+                if *shared.closing.borrow() || shared.state.lock().pipeline.drains > drains {
                     break;
                 }
             }

@@ -1,0 +1,136 @@
+//! What survives a power cut, and large files.
+
+mod common;
+
+use common::*;
+use strewn_cache::Seek;
+use strewn_cache::disk::MemoryDisk;
+use strewn_engine::bucket::Kind;
+use strewn_engine::content::WINDOW;
+
+/// Images of a disk after a power cut that are tried.
+const IMAGES: u64 = 24;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_synced_survives_a_power_cut() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let large = create(&cache, root.inode, "large", Kind::File).await;
+    let bytes = pattern(400_000, 1);
+    write(&cache, large, 0, &bytes).await;
+    cache.sync(large, false).await.unwrap();
+    let small = create(&cache, root.inode, "small", Kind::File).await;
+    write(&cache, small, 0, b"synced").await;
+    rename(&cache, root.inode, "small", root.inode, "renamed").await;
+    cache.sync(small, true).await.unwrap();
+    // Not synced: may be there or not, whole or in part.
+    write(&cache, large, 100_000, &pattern(50_000, 2)).await;
+    let image = disk.clone();
+    for seed in 0..IMAGES {
+        let left = image.crash(seed);
+        bucket.set_unreachable(true);
+        let cache = open_in(&left, 2, &bucket, &root, options()).await;
+        bucket.set_unreachable(false);
+        assert_eq!(lookup(&cache, root.inode, "small").await, None);
+        assert!(read_all(&cache, lookup(&cache, root.inode, "renamed").await.unwrap()).await == b"synced");
+        let found = read_all(&cache, large).await;
+        assert!(found[..100_000] == bytes[..100_000] && found[150_000..] == bytes[150_000..], "image {seed}");
+        cache.close().await.unwrap();
+    }
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_synced_is_old_or_new_and_never_zeros() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let old = create(&cache, root.inode, "old", Kind::File).await;
+    let before = vec![b'o'; 300_000];
+    write(&cache, old, 0, &before).await;
+    drain(&cache).await;
+    // In the data file alone, with its record made durable by the sync of another file.
+    write(&cache, old, 0, &vec![b'n'; 300_000]).await;
+    let new = create(&cache, root.inode, "new", Kind::File).await;
+    write(&cache, new, 0, &vec![b'n'; 300_000]).await;
+    let other = create(&cache, root.inode, "other", Kind::File).await;
+    cache.sync(other, false).await.unwrap();
+    for seed in 0..IMAGES {
+        let left = disk.crash(seed);
+        let cache = open_in(&left, 2, &bucket, &root, options()).await;
+        for name in ["old", "new", "other"] {
+            let Some(file) = lookup(&cache, root.inode, name).await else {
+                panic!("image {seed}: {name} was synced with the journal");
+            };
+            let found = read_all(&cache, file).await;
+            assert!(!found.contains(&0), "image {seed}: zeros in {name}");
+            assert!(name != "old" || found.len() == before.len(), "image {seed}");
+        }
+        // What the recovery decided holds when it is killed and opened once more.
+        let shown = picture(&cache).await;
+        let again = left.kill();
+        cache.close().await.unwrap();
+        let cache = open_in(&again, 2, &bucket, &root, options()).await;
+        assert!(picture(&cache).await == shown, "image {seed}");
+        cache.close().await.unwrap();
+    }
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_was_sealed_survives_a_power_cut() {
+    let (bucket, root) = bucket(256 << 10);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, impatient()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    let bytes = pattern(900_000, 5);
+    write(&cache, file, 0, &bytes).await;
+    bucket.set_unreachable(true);
+    assert!(cache.drain(|_| {}).await.is_err());
+    cache.sync_all().await.unwrap();
+    for seed in 0..8 {
+        let left = disk.crash(seed);
+        let cache = open_in(&left, 2, &bucket, &root, options()).await;
+        assert_eq!(cache.status().queued_cuts, 1);
+        assert!(read_all(&cache, file).await == bytes, "image {seed}: read from the sealed segments");
+        cache.close().await.unwrap();
+    }
+    bucket.set_unreachable(false);
+    drain(&cache).await;
+}
+
+fn impatient() -> strewn_cache::Options {
+    strewn_cache::Options { deadline: std::time::Duration::from_millis(300), ..options() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_sparse_file_over_several_windows() {
+    let (bucket, root) = bucket(256 << 10);
+    let cache = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "sparse", Kind::File).await;
+    let at_border = pattern(700_000, 1);
+    write(&cache, file, WINDOW - 300_000, &at_border).await;
+    write(&cache, file, 5 * WINDOW + 17, b"far away").await;
+    drain(&cache).await;
+    // A second cut touches one window, a third cuts the file short in another.
+    write(&cache, file, WINDOW + 10, b"second").await;
+    drain(&cache).await;
+    let there = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let found = lookup(&there, root.inode, "sparse").await.unwrap();
+    let mut expected = at_border.clone();
+    expected[300_010..300_016].copy_from_slice(b"second");
+    assert!(there.read(found, WINDOW - 300_000, 700_000).await.unwrap() == expected);
+    assert!(there.read(found, 5 * WINDOW, 100).await.unwrap()[17..] == *b"far away");
+    assert_eq!(there.seek(found, 0, Seek::Data).await.unwrap(), Some(WINDOW - 300_000));
+    assert_eq!(there.seek(found, WINDOW + 400_000, Seek::Data).await.unwrap(), Some(5 * WINDOW + 17));
+    there.close().await.unwrap();
+    resize(&cache, file, WINDOW + 5).await;
+    resize(&cache, file, 6 * WINDOW).await;
+    drain(&cache).await;
+    let there = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let found = lookup(&there, root.inode, "sparse").await.unwrap();
+    assert!(there.read(found, WINDOW - 300_000, 300_005).await.unwrap() == expected[..300_005]);
+    assert_eq!(there.seek(found, WINDOW + 5, Seek::Data).await.unwrap(), None);
+    assert!(there.read(found, 5 * WINDOW, 100).await.unwrap().iter().all(|byte| *byte == 0));
+}
