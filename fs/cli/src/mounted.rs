@@ -69,7 +69,7 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
     let closed = cache.close().await.context("closing the cache");
     let outcome = outcome.and(closed);
     if let Some(done) = ended.asked_by {
-        let told = outcome.as_ref().map(|()| ()).map_err(Failure::clone);
+        let told = outcome.clone();
         drop(done.send(told));
         server.finish().await;
     }

@@ -50,14 +50,14 @@ impl Cp {
                     .await?;
                 session.finish().await
             }
-            (Location::Standard, Location::Remote(to)) => self.from_standard(to).await,
-            (Location::Remote(from), Location::Standard) => self.to_standard(from).await,
+            (Location::Standard, Location::Remote(to)) => self.upload_standard(to).await,
+            (Location::Remote(from), Location::Standard) => self.download_standard(from).await,
             (Location::Remote(from), Location::Remote(to)) => self.within(from, to).await,
             _ => Err(Failure::usage("one side must be in a bucket").hint("write strewn://BUCKET/PATH")),
         }
     }
 
-    async fn from_standard(&self, to: &Remote) -> Outcome {
+    async fn upload_standard(&self, to: &Remote) -> Outcome {
         let session = Session::open(&self.access, to).await?;
         let mut writer = session.paths.write(to.path.as_bytes(), 0o644).await.at(to)?;
         let mut input = std::io::stdin();
@@ -73,7 +73,7 @@ impl Cp {
         session.finish().await
     }
 
-    async fn to_standard(&self, from: &Remote) -> Outcome {
+    async fn download_standard(&self, from: &Remote) -> Outcome {
         let session = Session::open(&self.access, from).await?;
         let mut reader = session.paths.read(from.path.as_bytes()).await.at(from)?;
         let mut output = std::io::stdout();
