@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use strewn_engine::bucket::{BucketService, Usage};
 use strewn_engine::ids::InodeId;
@@ -30,6 +31,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 pub struct Cache {
     shared: Arc<Shared>,
     root: InodeId,
+    /// The lock of its directory, if it has one.
+    lock: Option<Arc<FileDisk>>,
     tasks: Arc<Tasks>,
 }
 
@@ -89,7 +92,9 @@ impl Cache {
         let path = directory.to_owned();
         let disk = blocking(move || Ok(FileDisk::open(&path)?)).await?;
         let boot = BootId::current()?;
-        Self::open_on(disk, boot, bucket, root, options).await
+        let mut cache = Self::open_on(disk.clone(), boot, bucket, root, options).await?;
+        cache.lock = Some(disk);
+        Ok(cache)
     }
 
     /// Like [`open`](Self::open), on any disk and in any boot of a machine: the seam under which power cuts are simulated.
@@ -121,6 +126,7 @@ impl Cache {
             loading: Mutex::new(HashMap::new()),
             sources: Mutex::new(LruCache::new(OPEN_SEGMENTS)),
             closing: closing.clone(),
+            closed: AtomicBool::new(false),
             counters: Counters::default(),
             invalidations,
         });
@@ -130,7 +136,7 @@ impl Cache {
             shared.snapshot().await?;
         }
         let tasks = Tasks { handles: Mutex::default(), invalidations: Mutex::new(Some(follower)), closing };
-        let cache = Self { shared, root: root.inode, tasks: Arc::new(tasks) };
+        let cache = Self { shared, root: root.inode, lock: None, tasks: Arc::new(tasks) };
         cache.start();
         Ok(cache)
     }
@@ -254,6 +260,15 @@ impl Cache {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
+        let kept = self.keep().await;
+        self.shared.closed.store(true, Ordering::Release);
+        if let Some(lock) = &self.lock {
+            lock.release()?;
+        }
+        kept
+    }
+
+    async fn keep(&self) -> Result<(), Error> {
         self.sync_all().await?;
         self.shared.snapshot().await
     }

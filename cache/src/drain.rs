@@ -136,10 +136,6 @@ fn pending(state: &State) -> (u64, u64) {
         files += cut.inodes.len();
         operations += cut.names.len() + cut.inodes.len();
     }
-    let puts = |queued: &crate::cut::batch::Queued| {
-        let put = |operation: &&_| matches!(operation, strewn_engine::bucket::Operation::PutInode(_));
-        queued.commit.operations.iter().filter(put).count()
-    };
-    files += state.pipeline.queued.iter().map(|queued| puts(queued)).sum::<usize>();
+    files += state.pipeline.queued.iter().map(|queued| queued.puts().count()).sum::<usize>();
     (files as u64, operations as u64)
 }

@@ -21,6 +21,9 @@ use tokio::sync::watch;
 /// Attempts at loading what changes meanwhile.
 const MOST_ATTEMPTS: usize = 50;
 
+/// Names of a directory asked for one by one before all of them are.
+const MISSES_BEFORE_LISTING: u32 = 8;
+
 /// Names asked for side by side.
 const PARALLEL_NAMES: usize = 16;
 
@@ -51,9 +54,20 @@ impl Shared {
     async fn load_now(&self, missing: &Missing) -> Result<(), Error> {
         let ticket = Ticket::new(self);
         match missing {
+            Missing::Entries(directory, _) if self.is_worth_listing(*directory) => {
+                self.load_listing(&ticket, *directory).await
+            }
             Missing::Entries(directory, names) => self.load_names(&ticket, *directory, names).await,
             Missing::Listing(directory) => self.load_listing(&ticket, *directory).await,
         }
+    }
+
+    /// True once so many names of a directory were asked for one by one that a listing is cheaper; asked once.
+    fn is_worth_listing(&self, directory: InodeId) -> bool {
+        let mut state = self.state.lock();
+        let Ok(entries) = state.tree.entries_mut(directory) else { return false };
+        entries.misses = entries.misses.saturating_add(1);
+        entries.misses == MISSES_BEFORE_LISTING && !entries.complete
     }
 
     async fn load_names(&self, ticket: &Ticket<'_>, directory: InodeId, names: &[Name]) -> Result<(), Error> {

@@ -57,6 +57,8 @@ pub(crate) enum Mutation {
     Rebase(Rebase),
     /// A name means this on the network (after a refusal showed so).
     RebaseEntry { directory: InodeId, name: Name, base: Option<InodeId> },
+    /// An open file lost its last name: the network keeps it under this name of the root until it is closed.
+    Park { inode: InodeId, name: Name },
     /// Snapshot: a node with what of it waits for the network.
     Node(Box<NodeState>),
     /// Snapshot: a name that differs from the network.

@@ -236,6 +236,8 @@ impl<'a> Replay<'a> {
     fn finish(mut self) -> Result<State, Error> {
         self.tree.replaying = false;
         self.tree.drop_orphans();
+        let closed = self.tree.unpark();
+        self.tree.apply_record(&closed, &[], 0)?;
         let mut unsynced = HashSet::new();
         for (inode, pieces) in std::mem::take(&mut self.contents) {
             if self.settle(inode, pieces)? {

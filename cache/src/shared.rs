@@ -17,7 +17,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use strewn_engine::bucket::{self, BucketService, Operation, RunPlace, SegmentSource};
 use strewn_engine::ids::{InodeId, MountId, RunId, SegmentId};
@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) sources: Mutex<LruCache<SegmentId, Arc<dyn SegmentSource>>>,
     /// Goes up when the cache is closed.
     pub(crate) closing: watch::Sender<bool>,
+    /// Nothing is done any more.
+    pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
 }
@@ -255,6 +257,9 @@ impl Shared {
         &self,
         body: &mut (impl FnMut(&mut Transaction<'_>) -> Result<T, Stop> + ?Sized),
     ) -> Result<Attempt<T>, Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         let mut state = self.state.lock();
         let mut transaction = Transaction::new(&state.tree, self.options.read_only);
         let value = match body(&mut transaction) {
@@ -267,6 +272,12 @@ impl Shared {
         let pending = state.tree.pending_operations();
         let position = if outcome.journaled { state.append(&self.journal, &outcome.mutations)? } else { 0 };
         state.tree.apply_record(&outcome.mutations, &outcome.pins, position)?;
+        if !state.tree.parked.is_empty() && outcome.pins.iter().any(|(_, change)| *change < 0) {
+            let closed = state.tree.unpark();
+            if !closed.is_empty() {
+                state.record(&self.journal, &closed)?;
+            }
+        }
         let now = state.tree.pending_operations();
         drop(state);
         if (pending == 0 && now > 0) || (pending < cut::FULL_OPERATIONS && now >= cut::FULL_OPERATIONS) {

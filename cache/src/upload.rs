@@ -222,6 +222,11 @@ impl Shared {
     fn note_refused(&self, error: &Error) {
         let mut state = self.state.lock();
         if let Error::Network(refused @ (bucket::Error::Quota(_) | bucket::Error::Forbidden(_))) = error {
+            if state.pipeline.blocked.is_none() {
+                let state = &mut *state;
+                let front = state.pipeline.queued.front().cloned();
+                state.tree.note_failed(front.iter().flat_map(|queued| queued.puts()), &refused.to_string());
+            }
             state.pipeline.blocked = Some(refused.clone());
         }
         state.pipeline.last_error = Some(error.clone());

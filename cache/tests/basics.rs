@@ -3,8 +3,9 @@
 mod common;
 
 use common::*;
+use std::sync::Arc;
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::{Position, Seek};
+use strewn_cache::{Cache, Error, Options, Position, Root, Seek};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::plan::InodeRow;
 
@@ -112,4 +113,99 @@ async fn a_temporary_file_renamed_over_its_target_leaves_no_trace() {
     assert_eq!((last.entries, last.extents), (snapshot.entries, snapshot.extents));
     let put = |inodes: &[InodeRow]| inodes.iter().map(|row| row.inode.version).sum::<u64>();
     assert_eq!(put(&last.inodes), put(&snapshot.inodes) + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_file_without_a_name_stays_readable_until_it_is_closed() {
+    let (bucket, root) = bucket(64 << 20);
+    let one = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let file = create(&one, root.inode, "f", Kind::File).await;
+    let bytes = pattern(300_000, 1);
+    write(&one, file, 0, &bytes).await;
+    drain(&one).await;
+    one.close().await.unwrap();
+    // Nothing of it is here when it loses its name.
+    let disk = MemoryDisk::new();
+    let two = open_on(&disk, &bucket, &root, options()).await;
+    assert_eq!(lookup(&two, root.inode, "f").await, Some(file));
+    two.transact(|tx| tx.pin(file)).await.unwrap();
+    unlink(&two, root.inode, "f").await;
+    drain(&two).await;
+    assert_eq!(lookup(&two, root.inode, "f").await, None);
+    assert!(two.transact(|tx| tx.read_dir(root.inode, 0, 10)).await.unwrap().is_empty());
+    assert!(two.read(file, 0, 400_000).await.unwrap() == bytes);
+    let killed = disk.kill();
+    two.transact(|tx| {
+        tx.unpin(file, 1);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    drain(&two).await;
+    assert!(bucket.snapshot().entries.is_empty() && bucket.snapshot().bytes == 0);
+    two.close().await.unwrap();
+    // A process that died with the file open gives it up at the next start.
+    let three = open_on(&killed, &bucket, &root, options()).await;
+    drain(&three).await;
+    assert!(bucket.snapshot().entries.is_empty());
+    assert_eq!(three.status().conflicts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_cache_gives_its_directory_to_the_next() {
+    let (bucket, root) = bucket(64 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let first = open(here.path(), &bucket, &root, options()).await;
+    let file = create(&first, root.inode, "f", Kind::File).await;
+    write(&first, file, 0, &pattern(200_000, 1)).await;
+    let again = Cache::open(here.path(), Arc::new(bucket.clone()), root.clone(), options()).await;
+    assert!(matches!(again, Err(Error::Disk(_))), "one mount per directory");
+    first.close().await.unwrap();
+    assert!(matches!(first.read(file, 0, 1).await, Err(Error::Closed)));
+    let second = open(here.path(), &bucket, &root, options()).await;
+    assert!(read_all(&second, file).await == pattern(200_000, 1));
+    second.close().await.unwrap();
+    let (_, other) = common::bucket(64 << 20);
+    let foreign = Root { inode: strewn_engine::ids::InodeId::from_bytes([1; 16]), ..other };
+    let opened = Cache::open(here.path(), Arc::new(bucket.clone()), foreign, options()).await;
+    assert!(matches!(opened, Err(Error::Disk(_))), "it belongs to another root");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_files_than_memory_has_room_for() {
+    let (bucket, root) = bucket(64 << 20);
+    let cache = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    for number in 0..300 {
+        let file = create(&cache, root.inode, &format!("f{number}"), Kind::File).await;
+        write(&cache, file, 0, format!("bytes of {number}").as_bytes()).await;
+    }
+    drain(&cache).await;
+    let tight = Options { memory: 30_000, budget: 1_000_000, ..options() };
+    let other = open_on(&MemoryDisk::new(), &bucket, &root, tight).await;
+    let mut seen = 0;
+    let mut after = 0;
+    loop {
+        let lines = other.transact(|tx| tx.read_dir(root.inode, after, 20)).await.unwrap();
+        let Some(last) = lines.last() else { break };
+        after = last.cookie;
+        for line in &lines {
+            let text = line.name.to_string();
+            assert_eq!(lookup(&other, root.inode, &text).await, Some(line.inode));
+            assert_eq!(read_all(&other, line.inode).await, format!("bytes of {}", &text[1..]).into_bytes());
+        }
+        seen += lines.len();
+    }
+    assert_eq!(seen, 300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_tells_once_that_the_network_refuses() {
+    let (bucket, root) = bucket(64 << 20);
+    let cache = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    bucket.set_quota(Some(10));
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    write(&cache, file, 0, b"more than ten bytes").await;
+    assert!(cache.drain(|_| {}).await.is_err());
+    assert!(matches!(cache.sync(file, false).await, Err(Error::Pending(_))));
+    assert!(cache.sync(file, false).await.is_ok());
 }

@@ -103,6 +103,9 @@ impl Shared {
     }
 
     fn plan_read(self: &Arc<Self>, inode: InodeId, offset: u64, length: usize, first: bool) -> Result<Plan, Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         let mut state = self.state.lock();
         let state = &mut *state;
         state.tree.touch(inode);

@@ -12,6 +12,7 @@ use crate::shared::{Shared, State};
 use crate::tree::{SetTimes, attribute_change};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use strewn_engine::bucket::MAX_OFFSET;
 use strewn_engine::ids::InodeId;
@@ -84,6 +85,9 @@ impl Shared {
 
     /// Room for new bytes: slows writers near the limit and holds them at it.
     async fn admit_write(&self, length: u64) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }

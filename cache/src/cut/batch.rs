@@ -49,6 +49,14 @@ pub(crate) struct Queued {
 const VERSION: u8 = 1;
 
 impl Queued {
+    /// Inodes it puts.
+    pub(crate) fn puts(&self) -> impl Iterator<Item = InodeId> {
+        self.commit.operations.iter().filter_map(|operation| match operation {
+            Operation::PutInode(put) => Some(put.inode),
+            Operation::SetEntry(_) => None,
+        })
+    }
+
     /// The stored form.
     pub(crate) fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![VERSION]).expect("plain structs encode")

@@ -1,7 +1,8 @@
 //! Taking what is pending at one moment. Runs under the lock of the tree, and again when the journal is replayed.
 
 use crate::Name;
-use crate::content::map::{Backing, Fill, Frozen};
+use crate::content::map::{Backing, Fill, Frozen, Part};
+use crate::record::Mutation;
 use crate::tree::Tree;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -11,6 +12,9 @@ use strewn_engine::bucket::{Kind, MAX_INLINE, MAX_OPERATIONS, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
 use strewn_engine::secret::Key;
+
+/// How names of files that are open without a name begin.
+const PARKED: &str = ".strewn-unlinked-";
 
 /// What a cut took.
 #[derive(Debug)]
@@ -65,6 +69,16 @@ pub(crate) enum Source {
     File(u64),
 }
 
+impl FrozenCut {
+    /// Files that got a name of the root, to be journaled.
+    pub(crate) fn parks(&self) -> Vec<Mutation> {
+        let parked =
+            |name: &&FrozenName| name.name.as_bytes().starts_with(PARKED.as_bytes()) && name.expected.is_none();
+        let park = |name: &FrozenName| Some(Mutation::Park { inode: name.target.as_ref()?.0, name: name.name.clone() });
+        self.names.iter().filter(parked).filter_map(park).collect()
+    }
+}
+
 impl Tree {
     /// Takes what is pending as cut `cut`; all of it, unless it is more than a batch can hold (after a crash between cuts).
     /// `None` if nothing is pending.
@@ -74,7 +88,9 @@ impl Tree {
             return None;
         }
         let oldest = self.oldest.unwrap_or_else(Instant::now);
-        let names: Vec<FrozenName> = orders.iter().filter_map(|order| self.freeze_name(cut, *order)).collect();
+        let mut names: Vec<FrozenName> = orders.iter().filter_map(|order| self.freeze_name(cut, *order)).collect();
+        let parks: Vec<FrozenName> = names.iter().filter_map(|name| self.park(name)).collect();
+        names.extend(parks);
         let inodes: Vec<FrozenInode> = inodes.iter().filter_map(|inode| self.freeze_inode(cut, *inode)).collect();
         for name in &names {
             self.drop_if_gone(name.directory);
@@ -165,6 +181,28 @@ impl Tree {
             }
         }
         Some(FrozenName { directory, directory_key, name, expected, target, time })
+    }
+
+    /// An open file loses its last name: the network would drop its content, so it gets a name of the root until it is closed.
+    /// Files that are here as a whole need none.
+    fn park(&self, lost: &FrozenName) -> Option<FrozenName> {
+        let inode = lost.expected?;
+        let node = self.node(inode).filter(|node| node.orphan && node.pins > 0 && node.version > 0)?;
+        let content = node.content.as_deref()?;
+        let size = node.attributes.size;
+        let whole = content.parts(0..size).iter().all(|part| matches!(part, Part::Present(_) | Part::Hole(_)));
+        if whole || self.parked.contains_key(&inode) {
+            return None;
+        }
+        let root = self.node(self.root)?;
+        Some(FrozenName {
+            directory: self.root,
+            directory_key: root.key.clone(),
+            name: Name::new(format!("{PARKED}{inode}").as_bytes()).expect("printable and short"),
+            expected: None,
+            target: Some((inode, node.kind(), node.key.clone())),
+            time: root.attributes.ctime,
+        })
     }
 
     fn freeze_inode(&mut self, cut: u64, inode: InodeId) -> Option<FrozenInode> {

@@ -110,6 +110,10 @@ impl Shared {
         state.append(&self.journal, &[Mutation::Freeze { cut }])?;
         state.pipeline.next_cut += 1;
         let Some(frozen) = state.tree.freeze(cut) else { return Ok(None) };
+        let parks = frozen.parks();
+        if !parks.is_empty() {
+            state.record(&self.journal, &parks)?;
+        }
         state.pipeline.ages.push_back((cut, frozen.oldest));
         state.pipeline.frozen.push_back(Arc::new(frozen));
         if state.tree.pending_operations() == 0 {

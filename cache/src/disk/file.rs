@@ -19,7 +19,7 @@ const STAT_UNIT: u64 = 512;
 pub struct FileDisk {
     root: PathBuf,
     /// Held for its lock.
-    _lock: File,
+    lock: File,
 }
 
 /// Why a cache directory could not be opened.
@@ -62,7 +62,12 @@ impl FileDisk {
         make_directories(path).map_err(failed)?;
         check_private(path)?;
         let lock = lock(path)?;
-        Ok(Arc::new(Self { root: path.into(), _lock: lock }))
+        Ok(Arc::new(Self { root: path.into(), lock }))
+    }
+
+    /// Lets other processes use the directory; the owner of this value uses it no more.
+    pub fn release(&self) -> io::Result<()> {
+        Ok(rustix::fs::flock(&self.lock, FlockOperation::Unlock)?)
     }
 
     fn locate(&self, name: &str) -> io::Result<PathBuf> {

@@ -104,6 +104,10 @@ impl Tree {
                 self.rebase_entry(*directory, name, *base);
                 Ok(())
             }
+            Mutation::Park { inode, name } => {
+                self.parked.insert(*inode, name.clone());
+                Ok(())
+            }
             Mutation::Freeze { .. }
             | Mutation::Cut { .. }
             | Mutation::Committed { .. }
@@ -335,6 +339,9 @@ impl Tree {
     }
 
     fn rebase_entry(&mut self, directory: InodeId, name: &Name, base: Option<InodeId>) {
+        if directory == self.root {
+            self.parked.retain(|_, parked| parked != name);
+        }
         let Ok(entries) = self.entries_mut(directory) else { return };
         if entries.slot(name).is_none() {
             entries.set(name, None);

@@ -35,6 +35,8 @@ pub(crate) struct Directory {
     last_cookie: u64,
     /// A name that is not in `slots` certainly names nothing.
     pub(crate) complete: bool,
+    /// Names asked for one by one since nothing was complete.
+    pub(crate) misses: u32,
     /// Slots with a `base`.
     pub(crate) changed: usize,
 }

@@ -24,6 +24,10 @@ impl Tree {
 
     /// Takes in what a name names on the network. True if something known changed by it.
     pub(crate) fn insert_entry(&mut self, directory: InodeId, loaded: &Loaded) -> bool {
+        let parked = loaded.child.as_ref().and_then(|adopt| self.parked.get(&adopt.inode));
+        if directory == self.root && parked == Some(&loaded.name) {
+            return false;
+        }
         let Some(entries) = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()) else { return false };
         let known = entries.slot(&loaded.name).cloned();
         if known.as_ref().is_some_and(super::Slot::is_local) {

@@ -26,6 +26,7 @@ pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
 use crate::Name;
 use crate::content::map::{Backing, Fill};
 use crate::cut::batch::Renewed;
+use crate::record::Mutation;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -61,6 +62,8 @@ pub(crate) struct Tree {
     next_ticket: u64,
     /// Newest committed cut.
     pub(crate) committed: u64,
+    /// Open files without a name that the network keeps under a name of the root.
+    pub(crate) parked: HashMap<InodeId, Name>,
     /// What is pinned is not known, so nothing without a name is dropped.
     pub(crate) replaying: bool,
     clock: u64,
@@ -92,6 +95,7 @@ impl Tree {
             loads: BTreeSet::new(),
             next_ticket: 1,
             committed: 0,
+            parked: HashMap::new(),
             replaying: false,
             clock: 0,
         }
@@ -261,6 +265,26 @@ impl Tree {
                 node.content_hash = *hash;
             }
         }
+    }
+
+    /// Notes that an upload of these inodes failed, for their next sync.
+    pub(crate) fn note_failed(&mut self, inodes: impl Iterator<Item = InodeId>, why: &str) {
+        for inode in inodes {
+            if let Some(node) = self.nodes.get_mut(&inode) {
+                node.failed = Some(why.to_owned());
+            }
+        }
+    }
+
+    /// What gives up the names of parked files that are not open any more: to be journaled and applied.
+    pub(crate) fn unpark(&self) -> Vec<Mutation> {
+        let closed = self.parked.iter().filter(|(inode, _)| self.nodes.get(inode).is_none_or(|node| node.pins == 0));
+        let give_up = |(inode, name): (&InodeId, &Name)| Mutation::RebaseEntry {
+            directory: self.root,
+            name: name.clone(),
+            base: Some(*inode),
+        };
+        closed.map(give_up).collect()
     }
 
     /// After replay: nothing is pinned, so what has no name goes.

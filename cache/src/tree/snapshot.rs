@@ -40,6 +40,7 @@ impl Tree {
             node.journaled = false;
         }
         let mut mutations = Vec::with_capacity(directories.len() + files.len() + names.len());
+        mutations.extend(self.parked.iter().map(|(inode, name)| Mutation::Park { inode: *inode, name: name.clone() }));
         for inode in directories.into_iter().chain(files) {
             if let Some(node) = self.nodes.get_mut(&inode) {
                 node.journaled = true;
