@@ -21,7 +21,6 @@ mod signals;
 
 use clap::Parser;
 use error::{Context, Outcome};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -35,7 +34,6 @@ fn run() -> Outcome {
     if detach::is_detached() {
         detach::enter()?;
     }
-    raise_descriptor_limit();
     let cli = cli::Cli::parse_from(helpers::arguments(std::env::args_os())?);
     log_to_stderr(&cli.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
@@ -43,14 +41,6 @@ fn run() -> Outcome {
     // What is still running in the background has been told to stop or may be dropped: nothing acknowledged depends on it.
     runtime.shutdown_background();
     outcome
-}
-
-/// A network of a hundred nodes in one process needs more descriptors than the usual soft limit allows.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        eprintln!("strewn: cannot raise the limit of open files: {error}");
-    }
 }
 
 fn log_to_stderr(filter: &str) -> Outcome {

@@ -9,7 +9,7 @@
 //!
 //! Permissions are the kernel's to check (`default_permissions`); a volume checks what the kernel does not.
 //!
-//! One file per group of operations: [`attributes`], [`namespace`], [`rename`], [`directory`], [`file`], [`xattr`],
+//! One file per group of operations: [`attributes`], [`namespace`], [`rename`], [`directory`], [mod@file], [`xattr`],
 //! [`space`]; [`path`] serves those who have no kernel.
 
 mod attributes;

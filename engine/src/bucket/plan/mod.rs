@@ -1,6 +1,6 @@
 //! What a commit does to a bucket, worked out without touching it.
 //!
-//! [`plan`] reads the rows that a batch concerns through [`Rows`], checks all conditions and everything that must hold
+//! [`plan()`] reads the rows that a batch concerns through [`Rows`], checks all conditions and everything that must hold
 //! afterwards, and returns the rows to write. Whoever keeps the rows (the in-memory bucket, a satellite's metabase)
 //! applies the [`Plan`] within the transaction in which it was made; a refusal needs no undoing.
 //!
