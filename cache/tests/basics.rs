@@ -209,3 +209,26 @@ async fn a_sync_tells_once_that_the_network_refuses() {
     assert!(matches!(cache.sync(file, false).await, Err(Error::Pending(_))));
     assert!(cache.sync(file, false).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_overwritten_for_days_stays_in_few_extents() {
+    let (bucket, root) = bucket(64 << 20);
+    let cache = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "database", Kind::File).await;
+    let mut expected = pattern(1 << 20, 1);
+    write(&cache, file, 0, &expected).await;
+    drain(&cache).await;
+    let mut most = 0;
+    for round in 0..120u64 {
+        let page = pattern(4_096, round);
+        let at = (round * 37 % 256) * 4_096;
+        write(&cache, file, at, &page).await;
+        expected[at as usize..at as usize + 4_096].copy_from_slice(&page);
+        drain(&cache).await;
+        most = most.max(bucket.snapshot().extents.len());
+    }
+    assert!((50..=70).contains(&most), "{most} extents");
+    let other = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let file = lookup(&other, root.inode, "database").await.unwrap();
+    assert!(read_all(&other, file).await == expected);
+}

@@ -6,17 +6,22 @@
 
 use crate::cut::batch::{Base, Renewed};
 use rangemap::{RangeMap, RangeSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use strewn_engine::bucket::{Extent, MAX_INLINE, WindowTag};
-use strewn_engine::content::WINDOW;
+use strewn_engine::content::{WINDOW, extent};
 
 /// Files up to this size are kept in memory instead of a data file.
 pub(crate) const MAX_MEMORY: u64 = 64 * 1024;
 
 /// Largest file of which `allocated` is exact when the network has part of it.
 const MAX_EXACT: u64 = 1 << 20;
+
+/// Bytes of a stretch that is rewritten when it lies in more than [`STRETCH_EXTENTS`] extents. Divides a window.
+const STRETCH: u64 = 4 << 20;
+/// See [`STRETCH`].
+const STRETCH_EXTENTS: usize = 64;
 
 /// What a local change put into a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +175,31 @@ impl Content {
                     for part in here {
                         self.dirty.insert(part.start.max(range.start)..part.end.min(range.end), Fill::Data);
                     }
+                }
+            }
+        }
+    }
+
+    /// Makes whole stretches dirty that are touched, lie in many extents and are here: the next cut puts them in one run.
+    pub(crate) fn widen(&mut self, size: u64) {
+        let touched: BTreeSet<u64> = self
+            .dirty
+            .iter()
+            .flat_map(|(range, _)| range.start / STRETCH..range.end.min(size).div_ceil(STRETCH))
+            .collect();
+        for number in touched {
+            let stretch = number * STRETCH..((number + 1) * STRETCH).min(size);
+            let Some(window) = self.windows.get(&(stretch.start / WINDOW)) else { continue };
+            if stretch.is_empty() || extent::intersecting(&window.extents, &stretch).len() <= STRETCH_EXTENTS {
+                continue;
+            }
+            let parts = self.parts(stretch);
+            if !parts.iter().all(|part| matches!(part, Part::Present(_) | Part::Hole(_))) {
+                continue;
+            }
+            for part in parts {
+                if let Part::Present(range) = part {
+                    self.dirty.insert(range, Fill::Data);
                 }
             }
         }

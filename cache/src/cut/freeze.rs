@@ -227,6 +227,7 @@ impl Tree {
             && !content.dirty.is_empty()
         {
             dirty = content.dirty_bytes();
+            content.widen(frozen.attributes.size);
             let ranges = std::mem::take(&mut content.dirty);
             frozen.ranges = Arc::new(ranges.into_iter().collect());
             frozen.inlined = content.inlined;
