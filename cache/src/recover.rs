@@ -7,7 +7,7 @@
 //! - A freeze counts if its cut became a batch that was not taken apart again; else what it took is still pending.
 //! - After a reboot of the machine a write whose bytes are not in the journal counts only up to the mark of its data file, and
 //!   no later write to the same content counts either: the file ends up as it was at one earlier moment, and never shows
-//!   zeros that nobody wrote.
+//!   zeros that nobody wrote. What a batch took counts: it is in sealed files.
 //! - Clean bytes are dropped: they can be had again.
 
 use crate::content::map::{Backing, Fill, MAX_MEMORY};
@@ -22,7 +22,7 @@ use crate::{Error, Root};
 use bytes::Bytes;
 use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -100,6 +100,10 @@ struct Outlook {
     /// Cuts that became batches and were not taken apart again.
     batches: BTreeSet<u64>,
     committed: u64,
+    /// Where each freeze stands.
+    freezes: BTreeMap<u64, u64>,
+    /// Where the last freeze stands whose cut became a batch: what was written before is in sealed files or on the network.
+    sealed: u64,
     /// Up to where data files are durable.
     synced: HashMap<(InodeId, u64), u64>,
 }
@@ -108,15 +112,19 @@ impl Outlook {
     fn read(recovered: &Recovered) -> Result<Self, Error> {
         let mut outlook = Self::default();
         for record in recovered.records() {
-            for mutation in decode(&record?.payload)? {
-                outlook.note(&mutation);
+            let record = record?;
+            for mutation in decode(&record.payload)? {
+                outlook.note(&mutation, record.sequence.0);
             }
         }
+        let batches = outlook.freezes.iter().filter(|(cut, _)| outlook.batches.contains(cut));
+        outlook.sealed = batches.map(|(_, position)| *position).max().unwrap_or(0);
         Ok(outlook)
     }
 
-    fn note(&mut self, mutation: &Mutation) {
+    fn note(&mut self, mutation: &Mutation, position: u64) {
         match mutation {
+            Mutation::Freeze { cut } => drop(self.freezes.insert(*cut, position)),
             Mutation::Cut { cut, .. } => {
                 self.batches.insert(*cut);
             }
@@ -210,7 +218,8 @@ impl<'a> Replay<'a> {
     fn write(&mut self, mut write: Write, position: Position) -> Option<Write> {
         let pieces = self.contents.entry(write.inode).or_default();
         let mark = self.outlook.synced.get(&(write.inode, write.generation)).copied().unwrap_or(0);
-        let trusted = write.data.is_some() || !position.rebooted || position.sequence <= mark;
+        let durable = mark.max(self.outlook.sealed);
+        let trusted = write.data.is_some() || !position.rebooted || position.sequence <= durable;
         pieces.lost |= !trusted;
         if pieces.lost {
             return None;
