@@ -2,8 +2,12 @@
 
 use std::path::Path;
 use strewn_engine::bucket::Error;
+use strewn_engine::grant::{AccessGrant, OpenedKey};
+use strewn_engine::keys::{Derivation, RootSecret};
+use strewn_engine::secret::Key;
 use strewn_peers::identity::Identity;
-use strewn_peers::serve::{JoinSatellite, NodeDaemon, NodeDaemonOptions, SatelliteDaemon};
+use strewn_peers::serve::{JoinSatellite, NodeDaemon, NodeDaemonOptions, SatelliteDaemon, Standing};
+use strewn_peers::uplink::{NewBucket, Uplink};
 use strewn_satellite::Settings;
 
 async fn satellite(directory: &Path, listen: &str) -> SatelliteDaemon {
@@ -75,4 +79,44 @@ async fn a_node_finds_its_satellite_again_after_a_restart() {
     assert!(second.satellite().nodes().await.unwrap()[0].online);
     node.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_by_itself_when_its_satellite_comes() {
+    let (home, node_home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = satellite(home.path(), "/ip4/127.0.0.1/tcp/0").await;
+    let address = first.addresses()[0].to_string().rsplit_once("/p2p/").unwrap().0.to_owned();
+    let ticket = first.satellite().create_ticket().await.unwrap();
+    let node = node(node_home.path(), &first, Some(ticket), None).await;
+    first.stop().await;
+    let mut standing = node.standings().remove(0);
+    assert_eq!(*standing.borrow(), Standing::Unknown);
+    node.run();
+    let failed = standing.wait_for(|standing| *standing != Standing::Unknown).await.unwrap().clone();
+    assert!(matches!(failed, Standing::Failed(Error::Unreachable(_))), "{failed:?}");
+    let second = satellite(home.path(), &address).await;
+    standing.wait_for(|standing| *standing == Standing::Member).await.unwrap();
+    assert!(second.satellite().nodes().await.unwrap()[0].online);
+    node.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_refers_to_is_swept_up() {
+    let home = tempfile::tempdir().unwrap();
+    let satellite = satellite(home.path(), "/ip4/127.0.0.1/tcp/0").await;
+    let secret = RootSecret::from_key(Key::from_bytes([1; 32]));
+    let grant = AccessGrant {
+        satellite: satellite.addresses()[0].to_string(),
+        api_key: satellite.satellite().create_api_key().await.unwrap(),
+        keys: vec![OpenedKey::Root { secret, derivation: Derivation::new([1; 32]) }],
+    };
+    let uplink = Uplink::connect(&grant).await.unwrap();
+    let bucket = uplink.create_bucket("drive", &NewBucket::default()).await.unwrap();
+    assert!(satellite.sweep().await.unwrap().unwrap().is_empty(), "a bucket that is there stays");
+    uplink.bucket("drive").await.unwrap();
+    uplink.remove_bucket(bucket.info.settings.bucket, false).await.unwrap();
+    assert!(satellite.sweep().await.unwrap().unwrap().rows >= 2, "the bucket and its root directory");
+    assert!(satellite.sweep().await.unwrap().unwrap().is_empty());
+    satellite.stop().await;
 }

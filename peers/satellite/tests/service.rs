@@ -289,6 +289,32 @@ async fn nodes_join_with_a_ticket_and_are_dialled() {
 }
 
 #[tokio::test]
+async fn a_satellite_that_restarts_does_not_forget_who_was_online() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Net::new(directory.path()).await;
+    let nodes = net.join(2).await;
+    net.clock.advance(300);
+    // Too soon after the last time to be saved.
+    assert!(matches!(net.check_in(&nodes[0], nodes[0].check_in(None)).await, NodeReply::Welcome { .. }));
+    let clock = net.clock.clone();
+    drop(net);
+    clock.advance(10);
+    let satellite = open(directory.path(), &clock);
+    let online = async || satellite.status().await.unwrap().online;
+    assert_eq!(online().await, 2);
+    clock.advance(14);
+    assert_eq!(online().await, 2);
+    let check_in = NodeRequest::CheckIn(nodes[0].check_in(None));
+    assert!(matches!(satellite.handle_node(nodes[0].id(), "", check_in).await, NodeReply::Welcome { .. }));
+    clock.advance(1);
+    assert_eq!(online().await, 1, "everybody has had time to check in");
+    drop(satellite);
+
+    clock.advance(700);
+    assert_eq!(open(directory.path(), &clock).status().await.unwrap().online, 0, "seen too long ago");
+}
+
+#[tokio::test]
 async fn orders_are_paid_once() {
     let directory = tempfile::tempdir().unwrap();
     let net = Net::new(directory.path()).await;

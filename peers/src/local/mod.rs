@@ -14,11 +14,13 @@ use control::{ControlServer, NodeAction, Reply, Request, Status, Steered};
 use directory::{Directory, Settings};
 use futures::StreamExt;
 use slot::{Slot, SlotPlan};
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strewn_engine::bucket;
 use strewn_engine::grant::{AccessGrant, ApiKey};
+use strewn_engine::ids::NodeId;
 use strewn_engine::redundancy::Redundancy;
 use strewn_engine::segment::MAX_SEGMENT;
 use tokio_util::sync::CancellationToken;
@@ -286,11 +288,15 @@ async fn start_nodes(
     address: &str,
     transport: LocalTransport,
 ) -> Result<Vec<Slot>, LocalError> {
+    let joined: HashSet<NodeId> = satellite.satellite().nodes().await?.into_iter().map(|node| node.node).collect();
     let mut plans = Vec::with_capacity(settings.nodes);
     for number in 0..settings.nodes {
         let home = directory.peer(&format!("node-{number:03}"))?;
         let identity = Identity::open_or_create(&home.join("identity"))?;
-        let ticket = satellite.satellite().create_ticket().await?;
+        let ticket = match joined.contains(&identity.node_id()) {
+            true => None,
+            false => Some(satellite.satellite().create_ticket().await?),
+        };
         let (satellite, nodes) = (address.to_owned(), settings.nodes);
         plans.push(SlotPlan { number, home, identity, satellite, ticket, transport, nodes });
     }

@@ -28,7 +28,8 @@ pub(super) struct SlotPlan {
     pub(super) home: PathBuf,
     pub(super) identity: Identity,
     pub(super) satellite: String,
-    pub(super) ticket: String,
+    /// Needed until it has joined.
+    pub(super) ticket: Option<String>,
     pub(super) transport: LocalTransport,
     /// Nodes of the network: they share one disk.
     pub(super) nodes: usize,
@@ -146,7 +147,7 @@ impl SlotPlan {
             listen: listen.iter().map(|address| address.parse().expect("a valid multiaddress")).collect(),
             channel,
             announce: None,
-            satellites: vec![JoinSatellite { address: self.satellite.clone(), ticket: Some(self.ticket.clone()) }],
+            satellites: vec![JoinSatellite { address: self.satellite.clone(), ticket: self.ticket.clone() }],
             capacity: self.capacity()?,
         })
     }

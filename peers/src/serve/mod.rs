@@ -2,15 +2,17 @@
 //!
 //! Each has the same shape: listeners put inbound streams into bounded queues, one task takes them and starts a task per
 //! stream up to a limit, and [`stop`](NodeDaemon::stop) ends all of them before it returns. Background work (check-ins,
-//! settlement) is a method that does one round, and a loop that calls it.
+//! settlement, sweeping) is a loop of rounds; one round can be asked for and waited for.
 
+mod announce;
 mod dialer;
 mod link;
 mod node;
 mod satellite;
+mod sweep;
 
 pub use dialer::NodeDialer;
-pub use node::{JoinSatellite, NodeDaemon, NodeDaemonOptions};
+pub use node::{JoinSatellite, NodeDaemon, NodeDaemonOptions, Standing};
 pub use satellite::SatelliteDaemon;
 
 use crate::identity::IdentityError;

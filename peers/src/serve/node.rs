@@ -1,5 +1,6 @@
 //! A storage node behind its transports.
 
+use super::announce::announced;
 use super::link::SatelliteLink;
 use super::{ServeError, raise_descriptor_limit, serve_streams};
 use crate::identity::{Identity, public_key};
@@ -14,13 +15,15 @@ use strewn_engine::bucket::Error;
 use strewn_engine::ids::SatelliteId;
 use strewn_node::{Node, NodeOptions};
 use strewn_wire::satellite::{NodeReply, NodeRequest};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Streams served at once: kept ones of many uplinks.
 const MAX_STREAMS: usize = 2048;
-/// After a check-in that failed the next one follows after this, doubled up to [`MAX_PAUSE`].
+/// After a check-in that failed the next one follows after this, doubled up to [`MAX_PAUSE`] or the time that the satellite
+/// wants between check-ins, if that is shorter.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause after a check-in that failed.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -57,6 +60,17 @@ pub struct NodeDaemonOptions {
     pub capacity: u64,
 }
 
+/// How a node stands with one of its satellites.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not been asked yet.
+    Unknown,
+    /// The last check-in succeeded.
+    Member,
+    /// The last check-in failed; the next one follows by itself.
+    Failed(Error),
+}
+
 /// A running node.
 pub struct NodeDaemon {
     shared: Arc<Shared>,
@@ -77,6 +91,7 @@ struct Membership {
     id: SatelliteId,
     link: SatelliteLink,
     ticket: Mutex<Option<String>>,
+    standing: watch::Sender<Standing>,
 }
 
 impl NodeDaemon {
@@ -100,7 +115,7 @@ impl NodeDaemon {
         let mut dialled = satellites.iter().flat_map(|(_, address, _)| &address.addresses);
         let quic = options.listen.iter().any(is_quic) || dialled.any(is_quic);
         let accept = vec![Protocol::Piece];
-        let host_options = HostOptions { listen: options.listen, accept, quic, ..HostOptions::default() };
+        let host_options = HostOptions { listen: options.listen.clone(), accept, quic, ..HostOptions::default() };
         let (host, incoming) = Host::start(identity, host_options).await?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let serve = {
@@ -121,15 +136,17 @@ impl NodeDaemon {
             serve_streams(incoming, MAX_STREAMS, &tasks, &cancel, serve);
             channel = Some(listener);
         }
-        let own = channel.iter().map(|channel| channel.address().to_string());
-        let listening = own.chain(host.addresses().iter().map(ToString::to_string)).collect();
+        // Channels first: they cost least.
+        let mut listening: Vec<_> = channel.iter().map(|channel| channel.address().clone()).collect();
+        listening.extend(host.addresses());
+        let announced = options.announce.unwrap_or_else(|| announced(&options.listen, &listening));
         let satellites = satellites.into_iter().map(|(id, address, ticket)| Membership {
             id,
             link: SatelliteLink::new(host.clone(), address),
             ticket: Mutex::new(ticket),
+            standing: watch::Sender::new(Standing::Unknown),
         });
-        let shared =
-            Shared { node, announced: options.announce.unwrap_or(listening), satellites: satellites.collect(), host };
+        let shared = Shared { node, announced, satellites: satellites.collect(), host };
         Ok(Self { shared: Arc::new(shared), channel, cancel, tasks })
     }
 
@@ -157,6 +174,11 @@ impl NodeDaemon {
             self.shared.check_in(satellite).await?;
         }
         Ok(())
+    }
+
+    /// How it stands with each of its satellites, in the order they were given; changes are told.
+    pub fn standings(&self) -> Vec<watch::Receiver<Standing>> {
+        self.shared.satellites.iter().map(|satellite| satellite.standing.subscribe()).collect()
     }
 
     /// Settles with every satellite what can be settled; returns how many orders were accepted.
@@ -194,17 +216,16 @@ async fn housekeeping_loop(node: Node) {
 impl Shared {
     async fn check_in_loop(&self, index: usize) {
         let Some(satellite) = self.satellites.get(index) else { return };
-        let mut pause = MIN_PAUSE;
+        let (mut pause, mut longest) = (MIN_PAUSE, MAX_PAUSE);
         loop {
             match self.check_in(satellite).await {
                 Ok(next) => {
-                    pause = MIN_PAUSE;
+                    (pause, longest) = (MIN_PAUSE, next.clamp(MIN_PAUSE, MAX_PAUSE));
                     sleep(next).await;
                 }
-                Err(error) => {
-                    tracing::warn!(satellite = %satellite.id, %error, "check-in failed");
+                Err(_) => {
                     sleep(pause).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
+                    pause = (pause * 2).min(longest);
                 }
             }
         }
@@ -212,6 +233,19 @@ impl Shared {
 
     /// Returns when to come again.
     async fn check_in(&self, satellite: &Membership) -> Result<Duration, Error> {
+        let result = self.ask_to_check_in(satellite).await;
+        let standing = result.as_ref().map_or_else(|error| Standing::Failed(error.clone()), |_| Standing::Member);
+        let changed =
+            satellite.standing.send_if_modified(|before| std::mem::replace(before, standing.clone()) != standing);
+        match &result {
+            Err(error) if changed => tracing::warn!(satellite = %satellite.id, "not checked in, trying again: {error}"),
+            Ok(_) if changed => tracing::info!(satellite = %satellite.id, "checked in"),
+            _ => {}
+        }
+        result
+    }
+
+    async fn ask_to_check_in(&self, satellite: &Membership) -> Result<Duration, Error> {
         let ticket = satellite.ticket.lock().clone();
         let check_in = self.node.check_in(self.announced.clone(), ticket);
         match satellite.link.ask(&NodeRequest::CheckIn(check_in)).await? {
@@ -232,6 +266,7 @@ impl Shared {
             }
         }
     }
+
     async fn settle(&self, satellite: &Membership) -> Result<u32, Error> {
         let mut accepted = 0;
         loop {

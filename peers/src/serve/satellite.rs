@@ -1,5 +1,6 @@
 //! A satellite behind its transports.
 
+use super::sweep::Sweeper;
 use super::{NodeDialer, ServeError, raise_descriptor_limit, serve_streams};
 use crate::identity::{Identity, public_key};
 use crate::transport::{BoxStream, ChannelDialer, Host, HostOptions, Inbound, Protocol};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strewn_engine::bucket::Error;
 use strewn_engine::ids::NodeId;
-use strewn_satellite::{Satellite, Session, Settings, SystemClock};
+use strewn_satellite::{Satellite, Session, Settings, Swept, SystemClock};
 use strewn_wire::frame::{self, FrameError};
 use strewn_wire::satellite::{Hello, MAX_COMMIT_FRAME, MAX_REPLY, MAX_REQUEST, NodeReply, NodeRequest, Reply, Request};
 use tokio::io::AsyncWriteExt;
@@ -38,13 +39,15 @@ const WRITE: Duration = Duration::from_secs(60);
 /// A running satellite.
 pub struct SatelliteDaemon {
     satellite: Satellite,
+    sweeper: Sweeper,
     host: Host,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl SatelliteDaemon {
-    /// Opens the satellite in `directory`, whose identity is in `identity`, and listens on these multiaddresses.
+    /// Opens the satellite in `directory`, whose identity is in `identity`, and listens on these multiaddresses. What
+    /// nothing refers to any more is swept up from now on, every hour.
     pub async fn start(
         directory: &Path,
         identity: &Identity,
@@ -66,7 +69,9 @@ impl SatelliteDaemon {
         for address in listen {
             host.listen(address).await?;
         }
-        let daemon = Self { satellite, host, cancel: CancellationToken::new(), tasks: TaskTracker::new() };
+        let (sweeper, sweeping) = Sweeper::new(satellite.clone());
+        let daemon = Self { satellite, sweeper, host, cancel: CancellationToken::new(), tasks: TaskTracker::new() };
+        daemon.tasks.spawn(daemon.cancel.clone().run_until_cancelled_owned(sweeping));
         let (satellite, requests) = (daemon.satellite.clone(), Arc::new(Semaphore::new(MAX_REQUESTS)));
         serve_streams(incoming, MAX_STREAMS, &daemon.tasks, &daemon.cancel, move |inbound: Inbound| {
             let server = StreamServer { satellite: satellite.clone(), requests: requests.clone() };
@@ -83,6 +88,11 @@ impl SatelliteDaemon {
     /// The satellite itself.
     pub fn satellite(&self) -> &Satellite {
         &self.satellite
+    }
+
+    /// Sweeps now instead of within the hour: see [`Satellite::collect_unreferenced`]. `None` while it stops.
+    pub async fn sweep(&self) -> Option<Result<Swept, strewn_satellite::Error>> {
+        self.sweeper.trigger().await
     }
 
     /// Where it listens, with its peer id: what goes into grants and node configurations.

@@ -12,12 +12,7 @@ use crate::identity;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use std::net::{IpAddr, SocketAddr};
-use strewn_wire::satellite::NodeAddress;
-
-/// Most addresses of a peer that are looked at.
-const MAX_ADDRESSES: usize = 8;
-/// Longest textual address, in characters.
-const MAX_ADDRESS: usize = 256;
+use strewn_wire::satellite::{MAX_ADDRESS, MAX_ADDRESSES, NodeAddress};
 
 /// A peer and where it may be found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use super::address::tcp_socket;
 use super::streams::{Open, Streams, boxed};
 use super::{BoxStream, INBOUND_QUEUE, Incoming, PeerAddress, Protocol, TransportError};
 use crate::identity::Identity;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, ListenerId};
@@ -24,6 +24,8 @@ use tokio::time::sleep;
 const COMMAND_QUEUE: usize = 64;
 /// A connection without streams is closed after this long.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+/// Events that are taken at once when a listener is bound: one that listens on all interfaces tells each in an event of its own.
+const MAX_EVENTS: usize = 256;
 /// Connecting and all handshakes, together.
 const CONNECT: Duration = Duration::from_secs(10);
 /// First pause after a stream was asked of a connection that is closing, doubled up to [`MAX_PAUSE`].
@@ -78,8 +80,14 @@ impl Host {
         let swarm = swarm(identity, &options, Streams::new(&options.accept, inbound))?;
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let listening = Arc::new(Mutex::new(Vec::new()));
-        let task =
-            Task { swarm, queue, listening: listening.clone(), listeners: HashMap::new(), probes: HashMap::new() };
+        let task = Task {
+            swarm,
+            queue,
+            listening: listening.clone(),
+            listeners: HashMap::new(),
+            bound: Vec::new(),
+            probes: HashMap::new(),
+        };
         tokio::spawn(task.run());
         let host = Self { peer: identity.peer_id(), commands, listening };
         for address in options.listen {
@@ -198,6 +206,8 @@ struct Task {
     listening: Arc<Mutex<Vec<Multiaddr>>>,
     /// Listeners that are not bound yet.
     listeners: HashMap<ListenerId, oneshot::Sender<Result<(), String>>>,
+    /// Listeners that have just been bound.
+    bound: Vec<oneshot::Sender<Result<(), String>>>,
     probes: HashMap<ConnectionId, oneshot::Sender<Result<(), String>>>,
 }
 
@@ -214,8 +224,27 @@ impl Task {
                     }
                     Some(command) => self.obey(command),
                 },
-                event = self.swarm.select_next_some() => self.note(event),
+                event = self.swarm.select_next_some() => {
+                    self.note(event);
+                    self.answer_listeners();
+                }
             }
+        }
+    }
+
+    /// Tells those who wait for a listener that is bound, once all of its addresses are known.
+    fn answer_listeners(&mut self) {
+        if self.bound.is_empty() {
+            return;
+        }
+        for _ in 0..MAX_EVENTS {
+            match self.swarm.select_next_some().now_or_never() {
+                Some(event) => self.note(event),
+                None => break,
+            }
+        }
+        for reply in self.bound.drain(..) {
+            answer(reply, Ok(()));
         }
     }
 
@@ -256,9 +285,7 @@ impl Task {
         match event {
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 self.listening.lock().push(address);
-                if let Some(reply) = self.listeners.remove(&listener_id) {
-                    answer(reply, Ok(()));
-                }
+                self.bound.extend(self.listeners.remove(&listener_id));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.listening.lock().retain(|other| *other != address),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {

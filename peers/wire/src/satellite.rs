@@ -23,6 +23,13 @@ pub const MAX_REQUEST: usize = 1 << 20;
 /// Largest reply frame.
 pub const MAX_REPLY: usize = 64 << 20;
 
+/// Most addresses of a node.
+pub const MAX_ADDRESSES: usize = 8;
+/// Longest address of a node, in characters.
+pub const MAX_ADDRESS: usize = 256;
+/// Longest ticket, in characters.
+pub const MAX_TICKET: usize = 128;
+
 /// First frame of an uplink's stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hello {
@@ -161,7 +168,7 @@ pub struct RunPart {
 pub struct NodeAddress {
     /// Its id.
     pub node: NodeId,
-    /// Multiaddresses, best first, at most 8 of at most 256 characters.
+    /// Multiaddresses, best first, at most [`MAX_ADDRESSES`] of at most [`MAX_ADDRESS`] characters.
     pub addresses: Vec<String>,
 }
 
@@ -231,7 +238,8 @@ pub enum NodeRequest {
 pub struct CheckIn {
     /// [`VERSION`].
     pub version: u16,
-    /// Where it listens: multiaddresses without peer id, at most 8.
+    /// Where it listens: multiaddresses without peer id, at most [`MAX_ADDRESSES`]. For an unspecified IP the satellite puts
+    /// the one it sees.
     pub addresses: Vec<String>,
     /// Bytes it offers in all.
     pub capacity: u64,

@@ -50,6 +50,8 @@ struct Inner {
     dialer: Arc<dyn Dialer>,
     database: Database,
     registry: Registry,
+    /// When it was opened, seconds since 1970.
+    started: i64,
     keys: RwLock<HashSet<ApiKeyId>>,
     revoked: RwLock<HashSet<Tail>>,
     /// Newest sequence number of buckets that somebody waits for.
@@ -69,6 +71,7 @@ impl Satellite {
         let (database, (nodes, keys, revoked)) = Database::open(directory, identity.id().as_bytes(), |connection| {
             Ok((node_rows::all(connection)?, access::keys(connection)?, access::revocations(connection)?))
         })?;
+        let started = clock.now().seconds;
         let inner = Inner {
             identity,
             settings,
@@ -76,6 +79,7 @@ impl Satellite {
             dialer,
             database,
             registry: Registry::new(nodes),
+            started,
             keys: RwLock::new(keys.into_iter().collect()),
             revoked: RwLock::new(revoked.into_iter().collect()),
             feeds: Mutex::new(HashMap::new()),
@@ -171,10 +175,14 @@ impl Satellite {
         self.inner.clock.now().seconds
     }
 
-    /// Nodes seen since then are online.
+    /// Nodes seen since then are online. A satellite that has just started has heard nobody yet and knows only what was
+    /// saved, so until everybody has had time to check in that counts for as long as it may be old.
     fn online_since(&self) -> i64 {
         let window = i64::try_from(self.inner.settings.online.as_secs()).unwrap_or(i64::MAX);
-        self.seconds().saturating_sub(window)
+        let now = self.seconds();
+        let has_just_started = now < self.inner.started.saturating_add(window);
+        let age = if has_just_started { nodes::SAVE_EVERY } else { 0 };
+        now.saturating_sub(window).saturating_sub(age)
     }
 }
 

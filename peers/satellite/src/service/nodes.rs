@@ -9,29 +9,20 @@ use std::time::Duration;
 use strewn_engine::bucket;
 use strewn_engine::ids::NodeId;
 use strewn_engine::order::{Order, OrderLimit, Signed};
-use strewn_wire::satellite::{CheckIn, NodeReply, NodeRequest, VERSION};
+use strewn_wire::satellite::{CheckIn, MAX_ADDRESS, MAX_ADDRESSES, MAX_TICKET, NodeReply, NodeRequest, VERSION};
 use tokio::task::JoinSet;
 
 /// Most orders of one settlement.
 pub const MAX_SETTLE: usize = 1_000;
 
-/// Most addresses a node may announce.
-const MAX_ADDRESSES: usize = 8;
-
-/// Most characters of an address.
-const MAX_ADDRESS: usize = 256;
-
 /// Most characters of a software version.
 const MAX_SOFTWARE: usize = 128;
-
-/// Most characters of a ticket.
-const MAX_TICKET: usize = 128;
 
 /// Longest wait for a node to answer a dial.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A node that only checks in is saved this often, in seconds: far below the time it counts as online.
-const SAVE_EVERY: i64 = 600;
+pub(super) const SAVE_EVERY: i64 = 600;
 
 impl Satellite {
     /// Answers a storage node, whose id the transport has proven. `observed` is the multiaddress it came from: its IP
@@ -188,7 +179,7 @@ fn check_fields(check_in: &CheckIn) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts the observed IP where a node announces "any".
+/// Puts the observed IP where a node announces "any"; what it then says twice counts once.
 fn specify(announced: &[String], observed: &str) -> Vec<String> {
     let mut parts = observed.split('/').skip(1);
     let seen = parts.next().zip(parts.next());
@@ -202,7 +193,13 @@ fn specify(announced: &[String], observed: &str) -> Vec<String> {
         }
         address.clone()
     };
-    announced.iter().map(specify).collect()
+    let mut specified = Vec::with_capacity(announced.len());
+    for address in announced.iter().map(specify) {
+        if !specified.contains(&address) {
+            specified.push(address);
+        }
+    }
+    specified
 }
 
 #[cfg(test)]
@@ -215,5 +212,7 @@ mod tests {
         let seen = specify(&announced, "/ip4/9.8.7.6/tcp/55");
         assert_eq!(seen, ["/ip4/9.8.7.6/tcp/1", "/ip6/::/tcp/1", "/ip4/1.2.3.4/udp/2/quic-v1"]);
         assert_eq!(specify(&announced, ""), announced);
+        let twice = ["/ip4/0.0.0.0/tcp/1", "/ip4/9.8.7.6/tcp/1"].map(str::to_owned);
+        assert_eq!(specify(&twice, "/ip4/9.8.7.6/tcp/55"), ["/ip4/9.8.7.6/tcp/1"]);
     }
 }
