@@ -240,6 +240,7 @@ impl Shared {
         state.pipeline.frozen.clear();
         state.pipeline.ages.clear();
         state.pipeline.hashes.clear();
+        state.pipeline.recent.clear();
         state.tree.uncut(way.first, way.inodes.iter().map(|(inode, found)| (*inode, found.ranges.clone())));
         state.tree.apply_record(&record, &[], position)?;
         told.into_iter().for_each(|invalidation| self.invalidate(invalidation));

@@ -178,8 +178,9 @@ impl Shared {
 
     /// Extents of the given windows as they are once the queued batches are applied, proven. Asks the network.
     pub(crate) async fn load_extents(&self, inode: InodeId, key: &Key, windows: &BTreeSet<u64>) -> Result<Base, Error> {
-        for _ in 0..MOST_ATTEMPTS {
-            if let Some(base) = self.try_load_extents(inode, key, windows).await? {
+        for attempt in 0..MOST_ATTEMPTS {
+            // What is known may be outdated by another mount, though it cannot be replaced as long as it is changed here.
+            if let Some(base) = self.try_load_extents(inode, key, windows, attempt == 0).await? {
                 return Ok(base);
             }
         }
@@ -192,11 +193,12 @@ impl Shared {
         inode: InodeId,
         key: &Key,
         windows: &BTreeSet<u64>,
+        trust_known: bool,
     ) -> Result<Option<Base>, Error> {
-        let (committed, known) = {
+        let (left, epoch, known) = {
             let state = self.state.lock();
-            let node = state.tree.node(inode).filter(|node| node.cut == 0);
-            (state.pipeline.committed, node.map(|node| (node.version, known_record(node))))
+            let node = state.tree.node(inode).filter(|node| trust_known && node.cut == 0);
+            (state.pipeline.left, state.pipeline.epoch, node.map(|node| (node.version, known_record(node))))
         };
         let mut base = Base::default();
         let mut version = 0;
@@ -225,10 +227,12 @@ impl Shared {
             version = expected;
         }
         let state = self.state.lock();
-        if state.pipeline.committed != committed {
+        let pipeline = &state.pipeline;
+        if pipeline.epoch != epoch || pipeline.left - left > pipeline.recent.len() as u64 {
             return Ok(None);
         }
-        let queue = || state.pipeline.queued.iter().map(|queued| &**queued);
+        // Batches that were committed meanwhile count only if what was read is from before them.
+        let queue = || pipeline.recent.iter().chain(&pipeline.queued).map(|queued| &**queued);
         let Base { tags, windows: mut loaded } = base;
         let renewed = |number: &u64| {
             let extents = loaded.remove(number).unwrap_or_default();

@@ -129,6 +129,9 @@ impl Shared {
         if state.pipeline.resolving {
             return;
         }
+        if state.pipeline.unsent() == 0 {
+            state.pipeline.recent.pop_front();
+        }
         state.tree.forget_some(self.options.memory);
         if state.tree.memory_bytes > SMALL_FILES {
             state.tree.forget_small_files(SMALL_FILES / 2);

@@ -26,6 +26,9 @@ use tokio::sync::{mpsc, watch};
 /// Runs of a transaction's closure with loads in between before it is given up: a directory that changes all the time.
 const MOST_ATTEMPTS: usize = 100;
 
+/// Batches kept for loads that began before they were committed.
+const RECENT: usize = 8;
+
 /// Sealed segments kept open.
 pub(crate) const OPEN_SEGMENTS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("not zero");
 
@@ -82,6 +85,10 @@ pub(crate) struct Pipeline {
     pub(crate) drafts: VecDeque<(Arc<FrozenCut>, Sealed)>,
     /// Batches, not committed.
     pub(crate) queued: VecDeque<Arc<Queued>>,
+    /// The newest batches that left the queue, oldest first: loads that began before still need them.
+    pub(crate) recent: VecDeque<Arc<Queued>>,
+    /// Batches that left the queue since the cache was opened.
+    pub(crate) left: u64,
     /// Where the runs of queued batches lie.
     pub(crate) runs: HashMap<RunId, RunPlace>,
     /// Inodes that queued batches create.
@@ -127,6 +134,8 @@ impl Pipeline {
             frozen: VecDeque::new(),
             drafts: VecDeque::new(),
             queued: VecDeque::new(),
+            recent: VecDeque::new(),
+            left: 0,
             runs: HashMap::new(),
             created: HashSet::new(),
             hashes: HashMap::new(),
@@ -180,6 +189,11 @@ impl Pipeline {
     pub(crate) fn dequeue(&mut self) -> Option<Arc<Queued>> {
         let queued = self.queued.pop_front()?;
         self.forget(&queued);
+        self.left += 1;
+        self.recent.push_back(queued.clone());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
         if self.unsent() == 0 {
             self.hashes.clear();
         }

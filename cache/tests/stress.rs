@@ -66,12 +66,12 @@ async fn writers_and_cuts_do_not_disturb_each_other() {
         own.push((path, bytes));
     }
     assert!(read_all(&cache, shared).await == expected);
+    // The process dies; what the network did for it it did before. Another one goes on, and then a fresh machine.
+    bucket.set_unreachable(true);
     let killed = disk.kill();
-    drain(&cache).await;
-    let status = cache.status();
-    assert_eq!((status.pending_bytes, status.pending_operations, status.conflicts), (0, 0, 0), "{status:?}");
     cache.close().await.expect("close");
-    for disk in [MemoryDisk::new(), killed] {
+    bucket.set_unreachable(false);
+    for disk in [killed, MemoryDisk::new()] {
         let cache = open_on(&disk, &bucket, &root, options.clone()).await;
         assert_eq!(lookup(&cache, root.inode, "shared").await, Some(shared));
         assert!(read_all(&cache, shared).await == expected);
@@ -79,8 +79,9 @@ async fn writers_and_cuts_do_not_disturb_each_other() {
             let file = lookup(&cache, root.inode, path).await.expect("a writer's file");
             assert!(read_all(&cache, file).await == *bytes, "{path}");
         }
-        bucket.set_unreachable(true);
+        drain(&cache).await;
+        let status = cache.status();
+        assert_eq!((status.pending_bytes, status.pending_operations, status.conflicts), (0, 0, 0), "{status:?}");
         cache.close().await.expect("close");
-        bucket.set_unreachable(false);
     }
 }
