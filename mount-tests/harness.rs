@@ -70,16 +70,14 @@ impl Drive {
 
     /// A command of the binary under test, with its configuration kept inside this test.
     pub(crate) fn strewn<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strewn"));
+        let mut command = program(Path::new(env!("CARGO_BIN_EXE_strewn")), self.dir.path());
+        command.args(arguments).env("STREWN_ACCESS", self.access());
         command
-            .args(arguments)
-            .env("STREWN_RUN_DIR", self.dir.path().join("run"))
-            .env("XDG_CACHE_HOME", self.dir.path().join("cache"))
-            .env("STREWN_CONFIG_DIR", self.dir.path().join("config"))
-            .env_remove("STREWN_PASSPHRASE")
-            .env("STREWN_ACCESS", self.access())
-            .stdin(Stdio::null());
-        command
+    }
+
+    /// The same for the binary under another name.
+    pub(crate) fn helper(&self, path: &Path) -> Command {
+        program(path, self.dir.path())
     }
 
     /// `strewn sync` of the drive.
@@ -129,12 +127,36 @@ impl Drop for Drive {
     fn drop(&mut self) {
         // A failed test must not leave a network behind; what fails here has been reported where it mattered.
         drop(self.strewn(["local", "down", "--no-wait", "--data"]).arg(self.data()).output());
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let inside = self.dir.path().to_str().expect("UTF-8");
-        for mountpoint in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| at.starts_with(inside)) {
-            drop(Command::new("umount").args(["-l", mountpoint]).output());
-        }
+        unmount_below(self.dir.path());
     }
+}
+
+/// A command of the binary at `path`, with its configuration kept below `home`.
+pub(crate) fn program(path: &Path, home: &Path) -> Command {
+    let mut command = Command::new(path);
+    command
+        .env("STREWN_RUN_DIR", home.join("run"))
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .env("STREWN_CONFIG_DIR", home.join("config"))
+        .env_remove("STREWN_PASSPHRASE")
+        .env_remove("STREWN_ACCESS")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Takes away what is mounted below a directory, whatever state it is in.
+pub(crate) fn unmount_below(directory: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let inside = directory.to_str().expect("UTF-8");
+    for mountpoint in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| at.starts_with(inside)) {
+        drop(Command::new("umount").args(["-l", mountpoint]).output());
+    }
+}
+
+/// True if something is mounted there.
+pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("/proc");
+    mounts.lines().any(|line| line.split(' ').nth(1) == mountpoint.to_str())
 }
 
 /// Runs a command that must succeed; gives what it printed.

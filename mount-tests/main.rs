@@ -6,6 +6,7 @@
 mod access;
 mod commands;
 mod crash;
+mod daemons;
 mod errors;
 mod harness;
 mod secrecy;

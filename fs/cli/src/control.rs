@@ -17,7 +17,7 @@ pub(crate) const MAX_LINE: u64 = 256 * 1024;
 const NAME: &str = "control.sock";
 
 /// Longest path of a Unix socket (sun_path less its NUL).
-const MAX_SOCKET_PATH: usize = 107;
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 /// What may be asked of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -70,6 +70,31 @@ impl PeerAddress {
     }
 }
 
+/// Parses a multiaddress to listen on: an IP, and TCP or QUIC.
+pub fn parse_listen(text: &str) -> Result<Multiaddr, TransportError> {
+    let address = parse_bare(text)?;
+    match address.iter().collect::<Vec<_>>()[..] {
+        [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Tcp(_)]
+        | [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1] => Ok(address),
+        _ => Err(TransportError::BadAddress(text.to_owned())),
+    }
+}
+
+/// Parses a multiaddress under which a node may be found: an IP or a host name, and TCP, QUIC or a piece channel.
+pub fn parse_announced(text: &str) -> Result<Multiaddr, TransportError> {
+    let address = parse_bare(text)?;
+    match address.iter().collect::<Vec<_>>()[..] {
+        [_, Protocol::Tcp(1..)] | [_, Protocol::Tcp(1..), Protocol::Tls] => Ok(address),
+        [_, Protocol::Udp(1..), Protocol::QuicV1] => Ok(address),
+        _ => Err(TransportError::BadAddress(text.to_owned())),
+    }
+}
+
+fn parse_bare(text: &str) -> Result<Multiaddr, TransportError> {
+    let bad = || TransportError::BadAddress(text.chars().take(MAX_ADDRESS).collect());
+    if text.len() > MAX_ADDRESS { Err(bad()) } else { text.parse().map_err(|_| bad()) }
+}
+
 /// True for QUIC addresses.
 pub(crate) fn is_quic(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::QuicV1)
@@ -140,6 +165,22 @@ mod tests {
         assert_eq!(parsed, PeerAddress { peer, addresses: vec!["/ip4/127.0.0.1/tcp/80".parse().unwrap()] });
         for bad in ["", "/ip4/127.0.0.1/tcp/80", "127.0.0.1:80", "/p2p/x", &"/ip4/127.0.0.1".repeat(30)] {
             assert!(PeerAddress::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_listened_on_or_announced_is_refused() {
+        for good in ["/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/7/quic-v1"] {
+            assert_eq!(parse_listen(good).unwrap().to_string(), good);
+        }
+        for bad in ["", "x", "/ip4/1.2.3.4", "/dns/host/tcp/1", "/ip4/1.2.3.4/udp/7", "/ip4/1.2.3.4/tcp/7/tls"] {
+            assert!(parse_listen(bad).is_err(), "{bad}");
+        }
+        for good in ["/dns/host/tcp/1", "/ip4/1.2.3.4/tcp/7/tls", "/ip6/::1/udp/7/quic-v1"] {
+            assert_eq!(parse_announced(good).unwrap().to_string(), good);
+        }
+        for bad in ["host:1", "/dns/host", "/ip4/1.2.3.4/tcp/0", &format!("/dns/{}/tcp/1", "x".repeat(300))] {
+            assert!(parse_announced(bad).is_err(), "{bad}");
         }
     }
 

@@ -15,8 +15,8 @@ mod host;
 mod pieces;
 mod streams;
 
-pub use address::PeerAddress;
 pub(crate) use address::is_quic;
+pub use address::{PeerAddress, parse_announced, parse_listen};
 pub use channel::{ChannelDialer, ChannelListener};
 pub use host::{Host, HostOptions};
 pub use pieces::{PieceTransport, Pieces};

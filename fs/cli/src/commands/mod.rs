@@ -18,6 +18,12 @@ pub(crate) mod status;
 pub(crate) mod sync;
 pub(crate) mod umount;
 
+/// A `--listen` that cannot be.
+fn not_to_listen_on(error: &strewn_peers::transport::TransportError) -> crate::error::Failure {
+    crate::error::Failure::usage(format!("--listen: {error}"))
+        .hint("write an address such as /ip4/0.0.0.0/tcp/7777 or /ip4/0.0.0.0/udp/7777/quic-v1")
+}
+
 /// Which grant to use.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AccessArg {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use strewn_engine::redundancy::Redundancy;
 use strewn_peers::identity::Identity;
 use strewn_peers::serve::SatelliteDaemon;
+use strewn_peers::transport::parse_listen;
 
 /// Run a satellite: it coordinates a network and holds only encrypted metadata
 #[derive(Debug, clap::Subcommand)]
@@ -56,7 +57,7 @@ impl DataArg {
 pub(crate) struct Init {
     #[command(flatten)]
     data: DataArg,
-    /// Multiaddress to listen on; may be given several times
+    /// Multiaddress to listen on, such as /ip4/0.0.0.0/udp/7777/quic-v1; may be given several times
     #[arg(long, value_name = "MULTIADDR", default_value = "/ip4/0.0.0.0/tcp/7777")]
     listen: Vec<String>,
     /// Redundancy of buckets that do not ask for one: numbers, or standard, small, archive
@@ -70,6 +71,13 @@ pub(crate) struct Init {
 impl Init {
     fn run(self) -> Outcome {
         let data = self.data.directory()?;
+        operator::socket(&data)?;
+        for address in &self.listen {
+            parse_listen(address).map_err(|error| super::not_to_listen_on(&error))?;
+            if address.split('/').any(|part| part == "0") {
+                eprintln!("strewn: {address} is another port after every start, but grants and nodes name the port");
+            }
+        }
         let settings =
             settings::Settings { listen: self.listen, redundancy: self.redundancy, one_network: self.one_network };
         settings::create(&data, &settings)?;
@@ -97,7 +105,7 @@ impl Run {
         let mut signals = Signals::new()?;
         let mut listen = Vec::new();
         for address in &settings.listen {
-            listen.push(address.parse().context(format_args!("listening on {address:?}"))?);
+            listen.push(parse_listen(address).context("listening")?);
         }
         let daemon = SatelliteDaemon::start(&data, &identity(&data)?, settings.of_satellite(), listen)
             .await

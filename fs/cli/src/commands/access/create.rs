@@ -15,7 +15,7 @@ use strewn_peers::uplink::Uplink;
 /// the same passphrase opens them again; without any bucket a new one is drawn.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Create {
-    /// The satellite's multiaddress with its peer id, as `strewn satellite init` prints it
+    /// The satellite's multiaddress with its peer id, as 'strewn satellite run' prints it
     #[arg(long, value_name = "MULTIADDR")]
     satellite: String,
     /// File that holds the API key

@@ -43,8 +43,14 @@ impl Settings {
             return Err(Failure::new(format!("there is a storage node in {} already", data.display()))
                 .hint("'strewn node run' starts it"));
         }
+        self.store(data)
+    }
+
+    /// Writes the file, in place of what is there.
+    pub(super) fn store(&self, data: &Path) -> Outcome {
         let stored = Stored { version: VERSION, settings: self.clone() };
-        config::write_private(&path, &serde_json::to_vec_pretty(&stored).context("writing the settings")?)
+        let text = serde_json::to_vec_pretty(&stored).context("writing the settings")?;
+        config::write_private(&data.join(FILE), &text)
     }
 
     /// Reads the file.

@@ -1,15 +1,15 @@
 //! What an operator asks of a running satellite: `strewn satellite status|ticket|api-key`.
 //!
-//! A Unix socket `operator.sock` in the satellite's directory (0700); one line of JSON each way.
+//! A Unix socket `operator.sock` in the satellite's directory, for its owner alone; one line of JSON each way.
 
 use super::super::access::encode_api_key;
 use super::DataArg;
-use crate::control::{Exchange, MAX_LINE};
+use crate::control::{Exchange, MAX_LINE, MAX_SOCKET_PATH};
 use crate::error::{Context, Failure, Outcome};
 use crate::output;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use strewn_satellite::Satellite;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -37,9 +37,20 @@ enum Reply {
     Failed(String),
 }
 
+/// Where the socket of a satellite is.
+pub(super) fn socket(data: &Path) -> Outcome<PathBuf> {
+    let path = data.join(SOCKET);
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        return Err(
+            Failure::new(format!("{} is too long a path for a socket", path.display())).hint("choose a shorter --data")
+        );
+    }
+    Ok(path)
+}
+
 /// Answers operators of a running satellite.
 pub(super) fn serve(data: &Path, satellite: Satellite) -> Outcome<AbortHandle> {
-    let path = data.join(SOCKET);
+    let path = socket(data)?;
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).context(format_args!("removing {}", path.display()));
@@ -96,7 +107,7 @@ async fn obey(satellite: &Satellite, request: Request) -> Result<Value, Box<dyn 
 }
 
 fn ask(data: &DataArg, request: &Request) -> Outcome<Value> {
-    let path = data.directory()?.join(SOCKET);
+    let path = socket(&data.directory()?)?;
     let mut exchange = Exchange::begin(&path, request)
         .map_err(|failure| failure.hint("is the satellite running? 'strewn satellite run' starts it"))?;
     match exchange.next()? {
