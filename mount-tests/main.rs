@@ -9,6 +9,7 @@ mod crash;
 mod daemons;
 mod errors;
 mod harness;
+mod packaging;
 mod secrecy;
 mod survival;
 mod tools;

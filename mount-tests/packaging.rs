@@ -1,0 +1,69 @@
+//! The installation: what packaging/install.sh puts where, and that it works from there.
+
+use crate::harness::{Drive, fail, is_mounted, run, sh};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Files and links below a directory, sorted.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let found = sh(root, "find . ! -type d | sort");
+    found.lines().map(|line| line.trim_start_matches("./").into()).collect()
+}
+
+fn install(root: &Path, arguments: &[&str]) {
+    let mut install = Command::new(Path::new(REPOSITORY).join("packaging/install.sh"));
+    install.args(arguments).env("DESTDIR", root).env("SBINDIR", "/sbin").env_remove("PREFIX");
+    run(install.env("STREWN_BINARY", env!("CARGO_BIN_EXE_strewn")));
+}
+
+#[test]
+fn an_installation_mounts_by_its_helpers_and_can_be_taken_away() {
+    let drive = Drive::up();
+    let root = drive.beside("root");
+    install(&root, &[]);
+    let expected = [
+        "sbin/mount.fuse.strewn",
+        "sbin/mount.strewn",
+        "sbin/umount.fuse.strewn",
+        "usr/local/bin/strewn",
+        "usr/local/lib/systemd/system/strewn-node.service",
+        "usr/local/lib/systemd/system/strewn-satellite.service",
+        "usr/local/lib/systemd/system/strewn@.service",
+        "usr/local/share/man/man1/strewn.1",
+    ];
+    assert_eq!(files(&root), expected.map(PathBuf::from));
+    let binary = root.join("usr/local/bin/strewn");
+    assert_eq!(std::fs::metadata(&binary).unwrap().permissions().mode() & 0o777, 0o755);
+    for helper in &expected[..3] {
+        let (link, at) = (std::fs::read_link(root.join(helper)).unwrap(), root.join(helper));
+        assert!(link.is_relative(), "{} must not leave the root that is being made", link.display());
+        assert_eq!(at.canonicalize().unwrap(), binary.canonicalize().unwrap());
+    }
+    let page = std::fs::read(root.join("usr/local/share/man/man1/strewn.1")).unwrap();
+    assert_eq!(page, std::fs::read(Path::new(REPOSITORY).join("man/strewn.1")).unwrap());
+    for unit in &expected[4..7] {
+        let text = std::fs::read_to_string(root.join(unit)).unwrap();
+        assert!(text.contains("ExecStart=/usr/local/bin/strewn "), "{text}");
+    }
+
+    // As mount(8) and umount(8) call them.
+    let mountpoint = drive.beside("by-helper");
+    std::fs::create_dir(&mountpoint).unwrap();
+    let options = format!("rw,noexec,access={},cache-dir={}", drive.access().display(), drive.beside("hc").display());
+    run(drive.helper(&root.join("sbin/mount.strewn")).arg("drive").arg(&mountpoint).args(["-o", &options]));
+    assert!(is_mounted(&mountpoint));
+    sh(&mountpoint, "head -c 3000000 /dev/urandom > file; cp file ../copy; printf '#!/bin/sh\\n' > s; chmod +x s");
+    assert!(fail(Command::new("sh").args(["-c", "./s"]).current_dir(&mountpoint)).contains("denied"), "noexec");
+    run(drive.helper(&root.join("sbin/umount.fuse.strewn")).arg(&mountpoint));
+    assert!(!is_mounted(&mountpoint), "it waits until the drive is gone");
+    let back = drive.beside("back");
+    run(drive.strewn(["cp", "strewn://drive/file"]).arg(&back));
+    sh(&back.with_file_name(""), "cmp copy back");
+
+    std::fs::write(root.join("sbin/mount.other"), "not ours").unwrap();
+    install(&root, &["--uninstall"]);
+    assert_eq!(files(&root), [PathBuf::from("sbin/mount.other")]);
+}
