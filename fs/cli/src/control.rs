@@ -28,7 +28,14 @@ pub(crate) enum Request {
     /// Wait until all that is pending now is on the network.
     Sync,
     /// Unmount; with `wait` only when the network has everything, without it the queue is kept for the next mount.
-    Unmount { wait: bool },
+    /// With `lazy` a drive that is in use is taken out of the tree of files at once, and ends when it is not used any more.
+    Unmount {
+        /// For the network.
+        wait: bool,
+        /// Although it is in use.
+        #[serde(default)]
+        lazy: bool,
+    },
 }
 
 /// What a mount answers.
@@ -139,8 +146,8 @@ mod tests {
 
     #[test]
     fn requests_and_replies_are_one_line_each() {
-        let text = serde_json::to_string(&Request::Unmount { wait: true }).unwrap();
-        assert_eq!(text, r#"{"request":"unmount","wait":true}"#);
+        let text = serde_json::to_string(&Request::Unmount { wait: true, lazy: false }).unwrap();
+        assert_eq!(text, r#"{"request":"unmount","wait":true,"lazy":false}"#);
         let reply = Reply::Progress(Pending { files: 1, bytes: 2, rate: 3 });
         let text = serde_json::to_string(&reply).unwrap();
         assert_eq!(text, r#"{"reply":"progress","files":1,"bytes":2,"rate":3}"#);

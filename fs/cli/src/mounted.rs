@@ -26,6 +26,7 @@ pub(crate) struct MountPlan {
     pub(crate) allow_other: bool,
     pub(crate) noexec: bool,
     pub(crate) noatime: bool,
+    pub(crate) nonempty: bool,
     pub(crate) suid: bool,
     pub(crate) dev: bool,
     pub(crate) cache_size: Option<u64>,
@@ -39,6 +40,7 @@ const MAX_UNMOUNT_REQUESTS: usize = 8;
 /// Somebody's wish to unmount, with where the outcome goes.
 struct UnmountRequest {
     wait: bool,
+    lazy: bool,
     done: oneshot::Sender<Outcome>,
 }
 
@@ -117,10 +119,10 @@ async fn wait_for_end(
     wanted: &mut mpsc::Receiver<UnmountRequest>,
 ) -> Ended {
     loop {
-        let (wait, asked_by) = tokio::select! {
+        let (wait, lazy, asked_by) = tokio::select! {
             () = live.drive.unmounted() => return Ended { wait: true, asked_by: None },
-            () = signals.next() => (true, None),
-            Some(request) = wanted.recv() => (request.wait, Some(request.done)),
+            () = signals.next() => (true, false, None),
+            Some(request) = wanted.recv() => (request.wait, request.lazy, Some(request.done)),
         };
         let drained = if wait { drain_mounted(live, cache, signals).await } else { Drained::All };
         let unmounted = match drained {
@@ -131,10 +133,18 @@ async fn wait_for_end(
                 return Ended { wait: false, asked_by };
             }
             Drained::Failed(failure) => Err(failure),
+            Drained::All if lazy => live.point.unmount_or_detach().map(drop).context("cannot unmount"),
             Drained::All => live.point.unmount().context("cannot unmount"),
         };
         match (unmounted, asked_by) {
-            (Ok(()), asked_by) => return Ended { wait, asked_by },
+            (Ok(()), asked_by) => {
+                // A detached drive is served until nothing on it is open; an interrupt ends that too.
+                tokio::select! {
+                    () = live.drive.unmounted() => {}
+                    () = signals.next() => {}
+                }
+                return Ended { wait, asked_by };
+            }
             (Err(failure), Some(done)) => drop(done.send(Err(failure))),
             (Err(failure), None) => {
                 // An interrupt ends the process even when the drive is busy: it is detached from the tree of files.
@@ -224,6 +234,7 @@ fn kernel_options(plan: &MountPlan, mount: &Mount, read_only: bool) -> MountOpti
         allow_other: plan.allow_other.then_some(true),
         noexec: plan.noexec,
         noatime: plan.noatime,
+        nonempty: plan.nonempty,
         suid: plan.suid,
         dev: plan.dev,
         ..MountOptions::default()

@@ -74,6 +74,8 @@ impl UploadProgress {
             self.bar.set_length(self.most);
             self.bar.set_position(self.most - pending.bytes);
             self.bar.set_message(message);
+        } else if pending.files == 0 && pending.bytes == 0 {
+            // Nothing to wait for is nothing to say.
         } else if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
             eprintln!("uploading: {} and {message}", self::bytes(pending.bytes));
             self.said = Some(std::time::Instant::now());

@@ -32,7 +32,7 @@ pub(crate) struct Mount {
     /// Write the process id of the mount into this file once the drive is usable
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
-    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, suid, dev,
+    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev,
     /// access=NAME, cache-dir=DIR, cache-size=SIZE, pidfile=FILE, deadline=SECONDS
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
@@ -53,7 +53,7 @@ impl Mount {
         if self.detach && !detach::is_detached() {
             return detach::respawn(&self.log_file()?);
         }
-        let mountpoint = self.checked_mountpoint()?;
+        let mountpoint = self.checked_mountpoint(plan.nonempty)?;
         let grant = config::load_access(self.access.access.as_deref())?;
         let opened = remote::open(&grant, &self.source).await?;
         let cache = match self.cache_dir {
@@ -77,6 +77,7 @@ impl Mount {
             "allow_other" => plan.allow_other = true,
             "noexec" => plan.noexec = true,
             "noatime" => plan.noatime = true,
+            "nonempty" => plan.nonempty = true,
             "suid" => plan.suid = true,
             "dev" => plan.dev = true,
             "nosuid" | "nodev" | "exec" | "relatime" => {}
@@ -108,9 +109,10 @@ impl Mount {
     }
 
     /// The mountpoint as the kernel will name it. A stale mount of ours is taken away first: its process is gone.
-    fn checked_mountpoint(&self) -> Outcome<PathBuf> {
+    fn checked_mountpoint(&self, nonempty: bool) -> Outcome<PathBuf> {
         clean_stale(&self.mountpoint)?;
-        strewn_fs::mount::check(&self.mountpoint, &MountOptions::default()).context("cannot mount")
+        strewn_fs::mount::check(&self.mountpoint, &MountOptions { nonempty, ..MountOptions::default() })
+            .context("cannot mount")
     }
 }
 

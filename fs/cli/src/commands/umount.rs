@@ -16,6 +16,9 @@ pub(crate) struct Umount {
     /// Do not wait for the network: what is pending stays in the cache and goes up at the next mount
     #[arg(long)]
     no_wait: bool,
+    /// Although it is in use: it disappears from its directory at once, and ends when nothing on it is open any more
+    #[arg(long, short)]
+    lazy: bool,
 }
 
 impl Umount {
@@ -26,7 +29,9 @@ impl Umount {
         };
         let mut progress = UploadProgress::new();
         let reply =
-            control::ask(&mount.socket, &Request::Unmount { wait: !self.no_wait }, |pending| progress.show(pending));
+            control::ask(&mount.socket, &Request::Unmount { wait: !self.no_wait, lazy: self.lazy }, |pending| {
+                progress.show(pending)
+            });
         progress.finish();
         reply?.done()
     }

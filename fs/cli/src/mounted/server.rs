@@ -88,7 +88,7 @@ async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountR
     let reply = match request {
         Ok(Request::Status) => status(&cache),
         Ok(Request::Sync) => sync(&cache, &mut write).await,
-        Ok(Request::Unmount { wait }) => self::unmount(&cache, &mut write, unmount, wait).await,
+        Ok(Request::Unmount { wait, lazy }) => self::unmount(&cache, &mut write, unmount, wait, lazy).await,
         Err(error) => Reply::failed(&Failure::new(format!("not a request: {error}"))),
     };
     // A client that went away does not need its answer.
@@ -128,9 +128,10 @@ async fn unmount(
     write: &mut OwnedWriteHalf,
     unmount: mpsc::Sender<UnmountRequest>,
     wait: bool,
+    lazy: bool,
 ) -> Reply {
     let (done, mut outcome) = oneshot::channel::<Outcome>();
-    if unmount.try_send(UnmountRequest { wait, done }).is_err() {
+    if unmount.try_send(UnmountRequest { wait, lazy, done }).is_err() {
         return Reply::failed(&Failure::new("the drive is being unmounted already"));
     }
     drop(unmount);

@@ -95,7 +95,7 @@ impl Drive {
 /// Asks the process that serves a mount to unmount, showing what is still pending.
 pub(super) fn unmount(mount: &Mount, wait: bool) -> Outcome {
     let mut progress = UploadProgress::new();
-    let reply = control::ask(&mount.socket, &Request::Unmount { wait }, |pending| progress.show(pending));
+    let reply = control::ask(&mount.socket, &Request::Unmount { wait, lazy: false }, |pending| progress.show(pending));
     progress.finish();
     reply?.done()
 }
