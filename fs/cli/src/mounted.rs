@@ -237,6 +237,5 @@ fn kernel_options(plan: &MountPlan, mount: &Mount, read_only: bool) -> MountOpti
         nonempty: plan.nonempty,
         suid: plan.suid,
         dev: plan.dev,
-        ..MountOptions::default()
     }
 }
