@@ -1,6 +1,7 @@
 //! What is on the network comes back whole: without the cache, without most of the nodes.
 
 use crate::harness::{Drive, assert_same_tree, sh};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A tree with everything that a file system must keep: sizes around every border, sparse files, links, modes, times,
@@ -44,6 +45,8 @@ fn every_byte_and_attribute_comes_back_with_six_of_ten_nodes_gone() {
     sh(&original, &format!("cp -a . '{}/tree'", drive.path().display()));
     drive.sync();
     restart_cold(&drive, 0..6);
+    let du = drive.path().join("tree/a/sparse").metadata().unwrap().blocks() * 512;
+    assert!((7..=100_000).contains(&du), "{du} bytes of a sparse file, of which nothing was read, are allocated");
     assert_same_tree(&original, &drive.path().join("tree"));
     let sparse = std::fs::File::open(drive.path().join("tree/a/sparse")).unwrap();
     let first = rustix::fs::seek(&sparse, rustix::fs::SeekFrom::Data(0)).unwrap();

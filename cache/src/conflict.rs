@@ -11,6 +11,7 @@
 //!
 //! No cut is taken meanwhile; writers go on. After a crash in between the batch is refused again and all begins anew.
 
+use crate::content::Digest;
 use crate::content::map::Fill;
 use crate::cut::batch::Queued;
 use crate::cut::seal::draw;
@@ -24,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 use strewn_engine::bucket::{self, Inode, Kind, Operation, RangeChange, Refusal, Sealed};
-use strewn_engine::content::window;
 use strewn_engine::ids::{InodeId, MountId};
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
 
@@ -239,7 +239,7 @@ impl Shared {
         state.pipeline.done.push_back((way.first, segments.into_iter().chain(drafts).collect()));
         state.pipeline.frozen.clear();
         state.pipeline.ages.clear();
-        state.pipeline.hashes.clear();
+        state.pipeline.digests.clear();
         state.pipeline.recent.clear();
         state.tree.uncut(way.first, way.inodes.iter().map(|(inode, found)| (*inode, found.ranges.clone())));
         state.tree.apply_record(&record, &[], position)?;
@@ -276,7 +276,9 @@ impl Shared {
                 // The entry below counts its name.
                 adopt.links = adopt.links.saturating_sub(1);
             }
+            let counted = adopt.counted();
             record.push(Mutation::Adopt(Box::new(adopt)));
+            record.extend(counted);
         }
         record.push(Mutation::Entry { directory, name: name.clone(), previous: local, child: theirs });
         if let Some(local) = local {
@@ -320,8 +322,9 @@ fn rebase(
 ) -> Result<(), Error> {
     let Some(node) = state.tree.node(inode) else { return Ok(()) };
     let Some(row) = &found.row else {
-        let content = window::content_hash(&[]);
-        record.push(Mutation::Rebase(Rebase { inode, version: 0, content, foreign: None }));
+        let digest = Digest::empty();
+        record.push(Mutation::Rebase(Rebase { inode, version: 0, content: digest.hash, foreign: None }));
+        record.extend(Mutation::counted(inode, digest));
         if found.expected > 0 {
             // Removed by somebody else while it was changed here: it comes back under the names known here.
             let lost = node.names.iter().filter(|place| !names.contains_key(place));
@@ -338,7 +341,9 @@ fn rebase(
     }
     let theirs = InodeKeys::new(&node.key).open_record(row)?;
     let foreign = (found.is_foreign() && node.content.is_some()).then_some(row.size);
-    record.push(Mutation::Rebase(Rebase { inode, version: row.version, content: theirs.content, foreign }));
+    let digest = Digest { hash: theirs.content, allocated: theirs.allocated };
+    record.push(Mutation::Rebase(Rebase { inode, version: row.version, content: digest.hash, foreign }));
+    record.extend(Mutation::counted(inode, digest));
     Ok(())
 }
 

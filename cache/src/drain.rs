@@ -122,6 +122,7 @@ impl Shared {
         let Some(adopt) = state.tree.node(root.inode).map(|node| node.adopt(root.inode)) else {
             return Err(Error::Corrupt(String::from("the root directory is gone")));
         };
+        // A directory: nothing of it is counted.
         state.record(&self.journal, &[Mutation::Adopt(Box::new(adopt))])?;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! What does not authenticate is left out and counted. "Unreachable" is an error, never "absent".
 
+use crate::content::Digest;
 use crate::cut::batch::{self, Base};
 use crate::record::{Adopt, SecretBytes};
 use crate::shared::Shared;
@@ -257,7 +258,8 @@ impl Shared {
 
 /// What proves a clean node's extents.
 fn known_record(node: &Node) -> Record {
-    Record { attributes: node.attributes.clone(), content: node.content_hash, entries_as_of: Timestamp::default() }
+    let Digest { hash: content, allocated } = node.digest;
+    Record { attributes: node.attributes.clone(), content, entries_as_of: Timestamp::default(), allocated }
 }
 
 /// Opens an inode's row.
@@ -272,6 +274,7 @@ fn open_inode(key: &Key, row: &Inode) -> Result<Adopt, Error> {
         version: row.version,
         content: record.content,
         name: None,
+        allocated: record.allocated,
     })
 }
 

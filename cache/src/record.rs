@@ -11,6 +11,7 @@
 //! the first record that touches it since the journal began, so that replay needs nothing but the journal.
 
 use crate::Name;
+use crate::content::Digest;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strewn_engine::bucket::Timestamp;
@@ -65,6 +66,8 @@ pub(crate) enum Mutation {
     Name { directory: InodeId, name: Name, child: Option<InodeId>, base: Option<Option<InodeId>>, cut: u64 },
     /// Snapshot: the cuts on their way.
     Pipeline { next_cut: u64, committed: u64, queued: Vec<u64>, mount: MountId, number: u64 },
+    /// If the window tags of a file have this hash, that many of its bytes are not in holes.
+    Counted { inode: InodeId, content: [u8; 32], allocated: u64 },
 }
 
 /// How an inode is on the network.
@@ -118,6 +121,29 @@ pub(crate) struct Adopt {
     pub(crate) content: [u8; 32],
     /// The name of a directory; nothing for others and for the root.
     pub(crate) name: Option<(InodeId, Name)>,
+    /// Bytes of a file that are not in holes, if they were counted. Not among the encoded fields: where it is journaled,
+    /// [`Mutation::Counted`] follows.
+    #[serde(skip)]
+    pub(crate) allocated: Option<u64>,
+}
+
+impl Adopt {
+    /// What its record says of its content.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest { hash: self.content, allocated: self.allocated }
+    }
+
+    /// What is journaled after it.
+    pub(crate) fn counted(&self) -> Option<Mutation> {
+        Mutation::counted(self.inode, self.digest())
+    }
+}
+
+impl Mutation {
+    /// The note of what was counted, if it was.
+    pub(crate) fn counted(inode: InodeId, digest: Digest) -> Option<Self> {
+        digest.allocated.map(|allocated| Self::Counted { inode, content: digest.hash, allocated })
+    }
 }
 
 /// The times of an inode that change.
@@ -245,6 +271,15 @@ mod tests {
         let mut again = Vec::new();
         encode(&sample(), &mut again);
         assert_eq!(again, bytes);
+    }
+
+    /// What was added since keeps its number: the variant, the inode, the hash, 5 GiB as a varint.
+    #[test]
+    fn reads_what_was_added_to_the_first_version() {
+        let counted =
+            Mutation::Counted { inode: InodeId::from_bytes([7; 16]), content: [0xcc; 32], allocated: 5 << 30 };
+        let bytes = [&[VERSION, 1, 20][..], &[7; 16], &[0xcc; 32], &[0x80, 0x80, 0x80, 0x80, 0x14]].concat();
+        assert_eq!(decode(&bytes), Ok(vec![counted]));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!   zeros that nobody wrote. What a batch took counts: it is in sealed files.
 //! - Clean bytes are dropped: they can be had again.
 
+use crate::content::Digest;
 use crate::content::map::{Backing, Fill, MAX_MEMORY};
 use crate::cut::batch::Queued;
 use crate::cut::seal::draw;
@@ -192,7 +193,14 @@ impl<'a> Replay<'a> {
                 Mutation::Cut { cut, number, hashes } if self.outlook.batches.contains(&cut) => {
                     self.pipeline.number = number;
                     self.tree.set_hashes(&hashes);
-                    self.pipeline.hashes.extend(hashes);
+                    let uncounted = |(inode, hash)| (inode, Digest::uncounted(hash));
+                    self.pipeline.digests.extend(hashes.into_iter().map(uncounted));
+                }
+                Mutation::Counted { inode, content, allocated } => {
+                    if let Some(digest) = self.pipeline.digests.get_mut(&inode).filter(|known| known.hash == content) {
+                        digest.allocated = Some(allocated);
+                    }
+                    kept.push(mutation);
                 }
                 Mutation::Cut { .. } => {}
                 Mutation::Node(state) => {

@@ -5,6 +5,7 @@
 //! takes bytes of a write whose record it does not have.
 
 use crate::Name;
+use crate::content::Digest;
 use crate::cut::batch::Queued;
 use crate::cut::freeze::FrozenCut;
 use crate::cut::seal::{Sealed, Segment};
@@ -93,8 +94,8 @@ pub(crate) struct Pipeline {
     pub(crate) runs: HashMap<RunId, RunPlace>,
     /// Inodes that queued batches create.
     pub(crate) created: HashSet<InodeId>,
-    /// Content hashes of files in batches made since the pipeline was last empty.
-    pub(crate) hashes: HashMap<InodeId, [u8; 32]>,
+    /// Of the content of files in batches made since the pipeline was last empty.
+    pub(crate) digests: HashMap<InodeId, Digest>,
     /// When the oldest change of each cut was made.
     pub(crate) ages: VecDeque<(u64, Instant)>,
     /// Committed cuts whose files are still to be removed, once the journal's note of it is durable.
@@ -138,7 +139,7 @@ impl Pipeline {
             left: 0,
             runs: HashMap::new(),
             created: HashSet::new(),
-            hashes: HashMap::new(),
+            digests: HashMap::new(),
             ages: VecDeque::new(),
             done: VecDeque::new(),
             committed: 0,
@@ -195,7 +196,7 @@ impl Pipeline {
             self.recent.pop_front();
         }
         if self.unsent() == 0 {
-            self.hashes.clear();
+            self.digests.clear();
         }
         Some(queued)
     }

@@ -37,7 +37,7 @@ fn record() -> Record {
         target: Bytes::new(),
         xattrs: Arc::default(),
     };
-    Record { attributes, content: window::content_hash(&[]), entries_as_of: Timestamp::default() }
+    Record { attributes, content: window::content_hash(&[]), entries_as_of: Timestamp::default(), allocated: None }
 }
 
 fn row(keys: &InodeKeys) -> Inode {

@@ -1,9 +1,11 @@
 //! The inode record: what only key holders know of an inode.
 //!
 //! ```text
-//! version = 1 (1) | postcard of Record
+//! version = 1 (1) | postcard of (attributes, content, entries_as_of)
+//! version = 2 (1) | the same                                         | allocated (varint)
 //! ```
-//! sealed by [`InodeKeys::seal_record`](crate::keys::InodeKeys::seal_record).
+//! sealed by [`InodeKeys::seal_record`](crate::keys::InodeKeys::seal_record). A record that does not know what is allocated is
+//! written as version 1.
 
 use crate::bucket::{self, Kind, MAX_OFFSET, Timestamp};
 use bytes::Bytes;
@@ -25,7 +27,10 @@ pub const MAX_TARGET: usize = 4095;
 /// Largest `mode`: permission bits, set-user-id, set-group-id and sticky.
 pub const MAX_MODE: u32 = 0o7777;
 
-const VERSION: u8 = 1;
+/// Without `allocated`.
+const VERSION_1: u8 = 1;
+/// With it.
+const VERSION_2: u8 = 2;
 const NANOS: u32 = 1_000_000_000;
 
 /// Attributes of an inode as `stat` and `getxattr` show them, without what the tree counts (nlink).
@@ -58,7 +63,7 @@ pub struct Attributes {
 }
 
 /// What an inode's key holder seals with it at each commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The attributes.
     pub attributes: Attributes,
@@ -66,6 +71,8 @@ pub struct Record {
     pub content: [u8; 32],
     /// Directories: the newest entry change that `attributes` already reflect. A later one overrides their times.
     pub entries_as_of: Timestamp,
+    /// Files: bytes that are not in holes, at most the size; `None` where nobody counted them. `None` for others.
+    pub allocated: Option<u64>,
 }
 
 /// A record or attributes outside of the bounds, or bytes that are no record.
@@ -114,7 +121,10 @@ impl Record {
     /// Checks all bounds; a record that fails cannot be stored.
     pub fn check(&self) -> Result<(), InvalidRecord> {
         ensure(self.entries_as_of.nanos < NANOS, "nanoseconds")?;
-        self.attributes.check()
+        self.attributes.check()?;
+        let Some(allocated) = self.allocated else { return Ok(()) };
+        ensure(self.attributes.kind == Kind::File, "allocated bytes of what is no file")?;
+        ensure(allocated <= self.attributes.size, "more allocated than the size")
     }
 
     /// The attributes to show. Entry changes of a directory touch no sealed record, so its times come from the row's clear
@@ -132,17 +142,35 @@ impl Record {
 
     /// The plaintext that is sealed.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![VERSION]).expect("plain structs encode")
+        let version = if self.allocated.is_some() { VERSION_2 } else { VERSION_1 };
+        let fields = (&self.attributes, &self.content, &self.entries_as_of);
+        let bytes = postcard::to_extend(&fields, vec![version]).expect("plain structs encode");
+        match self.allocated {
+            Some(allocated) => postcard::to_extend(&allocated, bytes).expect("numbers encode"),
+            None => bytes,
+        }
     }
 
     /// Reads what was sealed, with all bounds checked.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InvalidRecord> {
-        let Some((&VERSION, body)) = bytes.split_first() else { return Err(InvalidRecord("version")) };
-        let (record, rest) = postcard::take_from_bytes::<Self>(body).map_err(|_| InvalidRecord("encoding"))?;
+        let Some((&version @ (VERSION_1 | VERSION_2), body)) = bytes.split_first() else {
+            return Err(InvalidRecord("version"));
+        };
+        let ((attributes, content, entries_as_of), rest) = take(body)?;
+        let (allocated, rest) = match version {
+            VERSION_1 => (None, rest),
+            _ => take(rest).map(|(allocated, rest)| (Some(allocated), rest))?,
+        };
         ensure(rest.is_empty(), "trailing bytes")?;
+        let record = Self { attributes, content, entries_as_of, allocated };
         record.check()?;
         Ok(record)
     }
+}
+
+/// A value from the front of bytes, and the rest.
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), InvalidRecord> {
+    postcard::take_from_bytes(bytes).map_err(|_| InvalidRecord("encoding"))
 }
 
 fn ensure(holds: bool, what: &'static str) -> Result<(), InvalidRecord> {
@@ -176,13 +204,16 @@ pub(crate) mod tests {
         let xattrs = prop::collection::btree_map(xattr.0, xattr.1.prop_map(Bytes::from), 0..5).prop_map(Arc::new);
         let owner = (0..=MAX_MODE, any::<u32>(), any::<u32>(), any::<u64>());
         let times = [time(), time(), time(), time(), time()];
-        (kind_and_size(), owner, times, xattrs, any::<[u8; 32]>()).prop_map(|(what, owner, times, xattrs, content)| {
+        let content = (any::<[u8; 32]>(), any::<Option<u64>>());
+        (kind_and_size(), owner, times, xattrs, content).prop_map(|(what, owner, times, xattrs, content)| {
             let (kind, size, target) = what;
+            let (content, allocated) = content;
+            let allocated = allocated.filter(|_| kind == Kind::File).map(|bytes| bytes.min(size));
             let (mode, uid, gid, rdev) = owner;
             let [atime, mtime, ctime, btime, entries_as_of] = times;
             let attributes =
                 Attributes { kind, mode, uid, gid, size, atime, mtime, ctime, btime, rdev, target, xattrs };
-            Record { attributes, content, entries_as_of }
+            Record { attributes, content, entries_as_of, allocated }
         })
     }
 
@@ -204,7 +235,7 @@ pub(crate) mod tests {
             target,
             xattrs: Arc::default(),
         };
-        Record { attributes, content: [7; 32], entries_as_of: time(2) }
+        Record { attributes, content: [7; 32], entries_as_of: time(2), allocated: None }
     }
 
     proptest! {
@@ -215,9 +246,9 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), version in any::<bool>()) {
-            if let (true, Some(first)) = (version, bytes.first_mut()) {
-                *first = VERSION;
+        fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), version in 0..=VERSION_2) {
+            if let (true, Some(first)) = (version > 0, bytes.first_mut()) {
+                *first = version;
             }
             if let Ok(record) = Record::parse(&bytes) {
                 prop_assert_eq!(record.check(), Ok(()));
@@ -279,6 +310,12 @@ pub(crate) mod tests {
             assert!(!checked(kind, change), "bad {number}");
         }
         assert!(Record { entries_as_of: nanos, ..plain(Kind::Directory) }.check().is_err());
+        let mut file = plain(Kind::File);
+        file.attributes.size = 10;
+        for (kind, allocated, good) in [(Kind::File, 10, true), (Kind::File, 11, false), (Kind::Directory, 0, false)] {
+            let base = if kind == Kind::File { file.clone() } else { plain(kind) };
+            assert_eq!(Record { allocated: Some(allocated), ..base }.check().is_ok(), good, "{kind:?} {allocated}");
+        }
         let named = Xattrs::from([(b"a\0b".to_vec(), Bytes::new())]);
         assert!(check_xattrs(&named).is_err());
     }

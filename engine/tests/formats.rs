@@ -100,11 +100,14 @@ fn inode_records() {
     let link = Attributes { kind: Kind::Symlink, size: 12, target, xattrs: Arc::default(), ..file.clone() };
     let device = Attributes { kind: Kind::CharDevice, size: 0, rdev: 0x0103, xattrs: Arc::default(), ..file.clone() };
     let keys = InodeKeys::new(&key(4));
-    for (attributes, committed) in
-        [(file, data!("record-file")), (link, data!("record-symlink")), (device, data!("record-device"))]
-    {
+    for (attributes, allocated, committed) in [
+        (file.clone(), None, data!("record-file")),
+        (link, None, data!("record-symlink")),
+        (device, None, data!("record-device")),
+        (file, Some(4_999_999_999), data!("record-file-2")),
+    ] {
         let (kind, size) = (attributes.kind, attributes.size);
-        let record = Record { attributes, content: [0xcc; 32], entries_as_of: time(7, 8) };
+        let record = Record { attributes, content: [0xcc; 32], entries_as_of: time(7, 8), allocated };
         assert_bytes(&keys.seal_record(CHILD, kind, 9, &record).bytes, &committed);
         let row = Inode {
             inode: CHILD,

@@ -185,10 +185,10 @@ impl Shared {
         };
         let base = self.load_extents(inode, key, &BTreeSet::from([number])).await?;
         let mut state = self.state.lock();
-        let content = state.tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()).ok_or(Error::Stale)?;
+        let content = state.tree.node(inode).and_then(|node| node.content.as_deref()).ok_or(Error::Stale)?;
         // A batch made meanwhile knows better; the caller looks again.
         if content.batches == epoch {
-            content.take_windows(base);
+            state.tree.take_windows(inode, base);
         }
         Ok(())
     }

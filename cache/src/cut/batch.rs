@@ -2,9 +2,10 @@
 
 use super::freeze::{FrozenCut, FrozenInode, FrozenName};
 use super::seal::{Sealed, Segment};
+use crate::content::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use strewn_engine::bucket::{Commit, Extent, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag};
+use strewn_engine::bucket::{Commit, Extent, Kind, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag};
 use strewn_engine::content::{WINDOW, extent, window};
 use strewn_engine::ids::{CommitId, InodeId, MountId};
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -25,8 +26,8 @@ pub(crate) struct Renewed {
     pub(crate) tags: BTreeMap<u64, WindowTag>,
     /// The touched windows.
     pub(crate) windows: BTreeMap<u64, Vec<Extent>>,
-    /// Hash over the tags.
-    pub(crate) content: [u8; 32],
+    /// What its record is to say of it.
+    pub(crate) digest: Digest,
 }
 
 /// A batch that is ready to be sent, as it is kept on disk.
@@ -47,6 +48,9 @@ pub(crate) struct Queued {
 }
 
 const VERSION: u8 = 1;
+
+/// Most windows that are loaded only to count what is left of a file without them.
+const MOST_DROPPED: usize = 64;
 
 impl Queued {
     /// Inodes it puts.
@@ -80,12 +84,37 @@ pub(crate) fn touched_windows(inode: &FrozenInode) -> BTreeSet<u64> {
         .collect()
 }
 
+/// The windows that a cut takes away with the file's end, as far as `tags` has them if they are known: their extents are
+/// needed to count what is left. None if nothing is left, or if they are too many to load them for that.
+pub(crate) fn dropped_windows(inode: &FrozenInode, tags: Option<&BTreeMap<u64, WindowTag>>) -> BTreeSet<u64> {
+    let kept = inode.attributes.size.div_ceil(WINDOW);
+    let dropped: BTreeSet<u64> = match tags {
+        Some(tags) => tags.range(kept..).map(|(number, _)| *number).take(MOST_DROPPED + 1).collect(),
+        None => {
+            let beyond = inode.ranges.iter().map(|(range, _)| range.start.max(kept.saturating_mul(WINDOW))..range.end);
+            beyond.filter(|range| !range.is_empty()).flat_map(window::covering).take(MOST_DROPPED + 1).collect()
+        }
+    };
+    if kept == 0 || dropped.len() > MOST_DROPPED { BTreeSet::new() } else { dropped }
+}
+
 /// What a cut makes of a file's extents.
-pub(crate) fn renew(inode: &FrozenInode, keys: &InodeKeys, changes: &[RangeChange], base: Base) -> Renewed {
+///
+/// Bytes that are not in holes are counted from what they were `before` and the extents that went and came; where one of them
+/// is not known, from all windows that are left if the cut touched all of them; else they are not counted any more.
+pub(crate) fn renew(
+    inode: &FrozenInode,
+    keys: &InodeKeys,
+    changes: &[RangeChange],
+    base: Base,
+    before: Option<u64>,
+) -> Renewed {
     let size = inode.attributes.size;
     let Base { mut tags, windows } = base;
     // Windows beyond the end go with their extents.
-    tags.split_off(&size.div_ceil(WINDOW));
+    let dropped = tags.split_off(&size.div_ceil(WINDOW));
+    let gone =
+        dropped.keys().map(|number| windows.get(number).map(|extents| extent::total(extents))).sum::<Option<u64>>();
     let mut after = BTreeMap::new();
     for number in touched_windows(inode) {
         let range = window::range(number);
@@ -101,7 +130,14 @@ pub(crate) fn renew(inode: &FrozenInode, keys: &InodeKeys, changes: &[RangeChang
         after.insert(number, new);
     }
     let list: Vec<_> = tags.iter().map(|(number, tag)| (*number, *tag)).collect();
-    Renewed { inode: inode.inode, tags, windows: after, content: window::content_hash(&list) }
+    let touched: u64 =
+        after.keys().filter_map(|number| windows.get(number)).map(|extents| extent::total(extents)).sum();
+    let now: u64 = after.values().map(|extents| extent::total(extents)).sum();
+    let counted = || before?.checked_sub(gone?)?.checked_sub(touched)?.checked_add(now);
+    let whole = || tags.keys().all(|number| after.contains_key(number)).then_some(now);
+    let allocated = counted().or_else(whole).filter(|bytes| *bytes <= size);
+    let digest = Digest { hash: window::content_hash(&list), allocated };
+    Renewed { inode: inode.inode, tags, windows: after, digest }
 }
 
 /// The part of a change within one window.
@@ -123,19 +159,19 @@ pub(crate) struct Stream {
     pub(crate) number: u64,
 }
 
-/// Makes the batch. `renewed` has the files with changed content; `hashes` the content hashes of the other inodes.
+/// Makes the batch. `renewed` has the files with changed content; `digests` says what the content of the other inodes is.
 pub(crate) fn make(
     stream: Stream,
     frozen: &FrozenCut,
     sealed: Sealed,
     renewed: &HashMap<InodeId, Renewed>,
-    hashes: &HashMap<InodeId, [u8; 32]>,
+    digests: &HashMap<InodeId, Digest>,
 ) -> Queued {
     let mut directories = HashMap::new();
     let names = frozen.names.iter().map(|name| set_entry(name, &mut directories));
     let puts = frozen.inodes.iter().zip(sealed.changes).map(|(inode, changes)| {
-        let content = hashes.get(&inode.inode).copied().unwrap_or_else(|| window::content_hash(&[]));
-        put_inode(inode, changes, renewed.get(&inode.inode), content)
+        let digest = digests.get(&inode.inode).copied().unwrap_or(inode.digest);
+        put_inode(inode, changes, renewed.get(&inode.inode), digest)
     });
     let operations = names.chain(puts).collect();
     Queued {
@@ -164,11 +200,13 @@ fn set_entry(name: &FrozenName, directories: &mut HashMap<InodeId, DirectoryKeys
     })
 }
 
-fn put_inode(inode: &FrozenInode, ranges: Vec<RangeChange>, renewed: Option<&Renewed>, content: [u8; 32]) -> Operation {
+fn put_inode(inode: &FrozenInode, ranges: Vec<RangeChange>, renewed: Option<&Renewed>, digest: Digest) -> Operation {
     let attributes = &inode.attributes;
     let version = inode.expected_version + 1;
-    let content = renewed.map_or(content, |renewed| renewed.content);
-    let record = Record { attributes: attributes.clone(), content, entries_as_of: attributes.ctime };
+    let Digest { hash: content, allocated } = renewed.map_or(digest, |renewed| renewed.digest);
+    let countable = |bytes: &u64| attributes.kind == Kind::File && *bytes <= attributes.size;
+    let allocated = allocated.filter(countable);
+    let record = Record { attributes: attributes.clone(), content, entries_as_of: attributes.ctime, allocated };
     let tag = |number: &u64| (*number, renewed.and_then(|renewed| renewed.tags.get(number).copied()));
     let windows = renewed.map(|renewed| renewed.windows.keys()).into_iter().flatten();
     Operation::PutInode(PutInode {

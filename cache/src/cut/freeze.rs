@@ -1,6 +1,7 @@
 //! Taking what is pending at one moment. Runs under the lock of the tree, and again when the journal is replayed.
 
 use crate::Name;
+use crate::content::Digest;
 use crate::content::map::{Backing, Fill, Frozen, Part};
 use crate::record::Mutation;
 use crate::tree::Tree;
@@ -50,8 +51,8 @@ pub(crate) struct FrozenInode {
     pub(crate) attributes: Attributes,
     /// Row version before; 0 for a new inode.
     pub(crate) expected_version: u64,
-    /// Hash over the window tags before.
-    pub(crate) content_hash: [u8; 32],
+    /// Of the content before.
+    pub(crate) digest: Digest,
     /// Changed ranges, sorted; they may reach beyond the size.
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
     /// Where the data lies.
@@ -217,7 +218,7 @@ impl Tree {
             key,
             attributes,
             expected_version,
-            content_hash: node.content_hash,
+            digest: node.digest,
             ranges: Arc::default(),
             source: Source::Memory(Arc::default()),
             inlined: None,

@@ -1,10 +1,11 @@
 //! The tasks that carry cuts from pending to queued: one takes them, one seals them, one makes batches.
 
 use super::batch::{self, Base, Queued, Renewed, Stream};
-use super::freeze::FrozenCut;
+use super::freeze::{FrozenCut, FrozenInode};
 use super::seal::{self, draw};
 use super::{ENOUGH_UNSENT, MOST_BYTES, MOST_UNSENT};
 use crate::Error;
+use crate::content::Digest;
 use crate::content::read::blocking;
 use crate::record::Mutation;
 use crate::shared::{Shared, State};
@@ -208,28 +209,27 @@ impl Shared {
     /// Makes the batch of the oldest draft and puts it into the queue.
     async fn batch(self: &Arc<Self>, frozen: &Arc<FrozenCut>, epoch: u64) -> Result<(), Error> {
         let bases = self.bases(frozen).await?;
-        let (sealed, hashes, stream) = {
+        let (sealed, digests, stream) = {
             let state = self.state.lock();
             if state.pipeline.epoch != epoch {
                 return Ok(());
             }
             // It stays in its place until the batch is there: what is on its way is always in one of the stages.
             let Some((_, sealed)) = state.pipeline.drafts.front() else { return Ok(()) };
-            let hashes = frozen.inodes.iter().map(|inode| {
+            let digests = frozen.inodes.iter().map(|inode| {
                 // What batches made since it was frozen say is newer.
-                let hash = state.pipeline.hashes.get(&inode.inode).copied();
-                (inode.inode, hash.unwrap_or(inode.content_hash))
+                (inode.inode, state.pipeline.digests.get(&inode.inode).copied().unwrap_or(inode.digest))
             });
             let stream = Stream {
                 id: CommitId::from_bytes(draw()?),
                 mount: state.pipeline.mount,
                 number: state.pipeline.number + 1,
             };
-            (sealed.clone(), hashes.collect::<HashMap<InodeId, [u8; 32]>>(), stream)
+            (sealed.clone(), digests.collect::<HashMap<InodeId, Digest>>(), stream)
         };
         let (shared, cut) = (self.clone(), frozen.clone());
         let (queued, renewed) = blocking(move || {
-            let (queued, renewed) = make(&cut, sealed, bases, &hashes, stream);
+            let (queued, renewed) = make(&cut, sealed, bases, &digests, stream);
             shared.store.put_cut(queued.cut, &queued.encode())?;
             Ok((queued, renewed))
         })
@@ -240,11 +240,13 @@ impl Shared {
             return Ok(());
         }
         let number = queued.commit.number;
-        let hashes = renewed.values().map(|new| (new.inode, new.content)).collect();
-        state.append(&self.journal, &[Mutation::Cut { cut: frozen.cut, number, hashes }])?;
+        let hashes = renewed.values().map(|new| (new.inode, new.digest.hash)).collect();
+        let mut record = vec![Mutation::Cut { cut: frozen.cut, number, hashes }];
+        record.extend(renewed.values().filter_map(|new| Mutation::counted(new.inode, new.digest)));
+        state.append(&self.journal, &record)?;
         state.pipeline.drafts.pop_front();
         for renewed in renewed.values() {
-            state.pipeline.hashes.insert(renewed.inode, renewed.content);
+            state.pipeline.digests.insert(renewed.inode, renewed.digest);
             state.tree.take_batch(frozen.cut, renewed);
         }
         state.pipeline.number = queued.commit.number;
@@ -257,7 +259,7 @@ impl Shared {
     async fn bases(self: &Arc<Self>, frozen: &FrozenCut) -> Result<HashMap<InodeId, Base>, Error> {
         let mut bases = HashMap::new();
         for inode in frozen.inodes.iter().filter(|inode| !inode.ranges.is_empty()) {
-            let windows = batch::touched_windows(inode);
+            let windows = self.wanted_windows(inode);
             let base = match inode.expected_version {
                 0 => Base::default(),
                 _ => match self.known_base(inode.inode, &windows) {
@@ -268,6 +270,18 @@ impl Shared {
             bases.insert(inode.inode, base);
         }
         Ok(bases)
+    }
+
+    /// The windows whose extents a batch of this inode needs.
+    fn wanted_windows(&self, inode: &FrozenInode) -> BTreeSet<u64> {
+        let mut windows = batch::touched_windows(inode);
+        let state = self.state.lock();
+        let known = state.pipeline.digests.get(&inode.inode).copied().unwrap_or(inode.digest);
+        if known.allocated.is_some() {
+            let content = state.tree.node(inode.inode).and_then(|node| node.content.as_deref());
+            windows.extend(batch::dropped_windows(inode, content.and_then(|content| content.tags.as_ref())));
+        }
+        windows
     }
 
     /// The extents of these windows if all of them are in memory.
@@ -292,13 +306,14 @@ fn make(
     frozen: &FrozenCut,
     sealed: seal::Sealed,
     mut bases: HashMap<InodeId, Base>,
-    hashes: &HashMap<InodeId, [u8; 32]>,
+    digests: &HashMap<InodeId, Digest>,
     stream: Stream,
 ) -> (Queued, HashMap<InodeId, Renewed>) {
     let renewed = frozen.inodes.iter().zip(&sealed.changes).filter_map(|(inode, changes)| {
         let base = bases.remove(&inode.inode)?;
-        Some((inode.inode, batch::renew(inode, &InodeKeys::new(&inode.key), changes, base)))
+        let before = digests.get(&inode.inode).and_then(|digest| digest.allocated);
+        Some((inode.inode, batch::renew(inode, &InodeKeys::new(&inode.key), changes, base, before)))
     });
     let renewed: HashMap<InodeId, Renewed> = renewed.collect();
-    (batch::make(stream, frozen, sealed, &renewed, hashes), renewed)
+    (batch::make(stream, frozen, sealed, &renewed, digests), renewed)
 }

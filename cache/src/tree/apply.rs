@@ -2,6 +2,7 @@
 
 use super::{Node, Tree};
 use crate::Name;
+use crate::content::Digest;
 use crate::content::map::{Backing, Fill};
 use crate::record::{Adopt, Mutation, Rebase, Times, Write};
 use strewn_engine::bucket::Kind;
@@ -108,6 +109,10 @@ impl Tree {
                 self.parked.insert(*inode, name.clone());
                 Ok(())
             }
+            Mutation::Counted { inode, content, allocated } => {
+                self.set_allocated(*inode, *content, *allocated);
+                Ok(())
+            }
             Mutation::Freeze { .. }
             | Mutation::Cut { .. }
             | Mutation::Committed { .. }
@@ -124,7 +129,7 @@ impl Tree {
             node.journaled = true;
             if node.dirty.is_none() && node.cut == 0 {
                 node.attributes = adopt.attributes.clone();
-                (node.links, node.version, node.content_hash) = (adopt.links, adopt.version, adopt.content);
+                (node.links, node.version, node.digest) = (adopt.links, adopt.version, adopt.digest());
             }
         } else {
             let mut node = Node::known(adopt);
@@ -315,7 +320,7 @@ impl Tree {
     fn rebase(&mut self, rebase: &Rebase) {
         let counted = self.is_counted(rebase.inode);
         let Some(node) = self.nodes.get_mut(&rebase.inode) else { return };
-        (node.version, node.content_hash) = (rebase.version, rebase.content);
+        (node.version, node.digest) = (rebase.version, Digest::uncounted(rebase.content));
         if let Some(content) = node.content.as_deref_mut() {
             content.forget_extents(rebase.version == 0);
             if rebase.version == 0 {

@@ -86,9 +86,9 @@ impl Tree {
         if node.is_local() || !newer {
             return false;
         }
-        let other_content = adopt.content != node.content_hash;
+        let other_content = adopt.content != node.digest.hash;
         node.attributes = adopt.attributes.clone();
-        (node.links, node.version, node.content_hash) = (adopt.links, adopt.version, adopt.content);
+        (node.links, node.version, node.digest) = (adopt.links, adopt.version, adopt.digest());
         node.journaled = false;
         if other_content {
             self.renew_content(adopt.inode);

@@ -24,8 +24,9 @@ pub(crate) use transaction::attribute_change;
 pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
 
 use crate::Name;
+use crate::content::Digest;
 use crate::content::map::{Backing, Fill};
-use crate::cut::batch::Renewed;
+use crate::cut::batch::{Base, Renewed};
 use crate::record::Mutation;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -239,7 +240,7 @@ impl Tree {
     /// Takes in what a batch makes of a file's extents.
     pub(crate) fn take_batch(&mut self, cut: u64, renewed: &Renewed) {
         if let Some(node) = self.nodes.get_mut(&renewed.inode) {
-            node.content_hash = renewed.content;
+            node.digest = renewed.digest;
             if let Some(content) = node.content.as_deref_mut() {
                 content.take_batch(cut, renewed);
             }
@@ -262,8 +263,25 @@ impl Tree {
     pub(crate) fn set_hashes(&mut self, hashes: &[(InodeId, [u8; 32])]) {
         for (inode, hash) in hashes {
             if let Some(node) = self.nodes.get_mut(inode) {
-                node.content_hash = *hash;
+                node.digest = Digest::uncounted(*hash);
             }
+        }
+    }
+
+    /// Notes how many bytes are not in holes, if the content is the one with this hash.
+    pub(crate) fn set_allocated(&mut self, inode: InodeId, content: [u8; 32], allocated: u64) {
+        if let Some(node) = self.nodes.get_mut(&inode).filter(|node| node.digest.hash == content) {
+            node.digest.allocated = Some(allocated);
+        }
+    }
+
+    /// Takes in loaded windows of a file.
+    pub(crate) fn take_windows(&mut self, inode: InodeId, base: Base) {
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        let Some(content) = node.content.as_deref_mut() else { return };
+        content.take_windows(base);
+        if node.digest.allocated.is_none() {
+            node.digest.allocated = content.count();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::directory::Directory;
 use crate::Name;
+use crate::content::Digest;
 use crate::content::map::Content;
 use crate::record::Adopt;
 use strewn_engine::bucket::Kind;
@@ -20,8 +21,8 @@ pub(crate) struct Node {
     pub(crate) links: u32,
     /// Row version once the queued cuts are applied; 0 while no cut has it.
     pub(crate) version: u64,
-    /// Hash over the window tags in that version's record.
-    pub(crate) content_hash: [u8; 32],
+    /// What that version's record says of the content.
+    pub(crate) digest: Digest,
     /// Order of becoming dirty: the next cut puts the inode. `None` when it need not.
     pub(crate) dirty: Option<u64>,
     /// The newest cut that puts it; 0 for none.
@@ -55,7 +56,7 @@ impl Node {
         node.orphan = true;
         node.directory = (kind == Kind::Directory).then(|| Box::new(Directory::new_local()));
         node.content = (kind == Kind::File).then(|| Box::new(Content::new_local()));
-        node.content_hash = strewn_engine::content::window::content_hash(&[]);
+        node.digest = Digest::empty();
         node
     }
 
@@ -66,7 +67,7 @@ impl Node {
         node.links = adopt.links;
         node.orphan = kind != Kind::Directory && adopt.links == 0;
         node.version = adopt.version;
-        node.content_hash = adopt.content;
+        node.digest = adopt.digest();
         node.names.extend(adopt.name.clone());
         node.directory = (kind == Kind::Directory).then(Box::default);
         node.content = (kind == Kind::File).then(|| Box::new(Content::new_remote()));
@@ -79,7 +80,7 @@ impl Node {
             attributes,
             links: 0,
             version: 0,
-            content_hash: [0; 32],
+            digest: Digest::uncounted([0; 32]),
             dirty: None,
             cut: 0,
             renamed: false,
@@ -117,8 +118,9 @@ impl Node {
             attributes: self.attributes.clone(),
             links: self.links,
             version: self.version,
-            content: self.content_hash,
+            content: self.digest.hash,
             name: if self.is_directory() { self.names.first().cloned() } else { None },
+            allocated: self.digest.allocated,
         }
     }
 }

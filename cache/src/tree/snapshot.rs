@@ -44,7 +44,10 @@ impl Tree {
         for inode in directories.into_iter().chain(files) {
             if let Some(node) = self.nodes.get_mut(&inode) {
                 node.journaled = true;
-                mutations.push(Mutation::Node(Box::new(state_of(inode, node))));
+                let state = state_of(inode, node);
+                let counted = state.adopt.counted();
+                mutations.push(Mutation::Node(Box::new(state)));
+                mutations.extend(counted);
             }
         }
         names.sort_by_key(|(_, _, _, base, _)| base.map_or(0, |(order, _)| order));

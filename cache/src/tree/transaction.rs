@@ -130,11 +130,11 @@ impl<'a> Transaction<'a> {
         Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
     }
 
-    /// Bytes of a file that are not holes, for `st_blocks`; an estimate where extents are not loaded.
+    /// Bytes of a file that are not holes, for `st_blocks`; an estimate where nobody counted them.
     pub fn allocated(&self, inode: InodeId) -> Result<u64, Stop> {
         let size = self.attributes(inode)?.size;
-        let Some(content) = self.tree.node(inode).and_then(|node| node.content.as_deref()) else { return Ok(0) };
-        Ok(if size == 0 { 0 } else { content.allocated(size) })
+        let Some(node) = self.tree.node(inode) else { return Ok(0) };
+        Ok(node.content.as_deref().map_or(0, |content| content.allocated(size, node.digest.allocated)))
     }
 
     /// What a name of a directory names.
@@ -363,6 +363,7 @@ impl Tree {
         {
             let adopt = node.adopt(inode);
             next = adopt.name.as_ref().map(|(parent, _)| *parent);
+            chain.extend(adopt.counted());
             chain.push(Mutation::Adopt(Box::new(adopt)));
         }
         adoptions.extend(chain.into_iter().rev());

@@ -56,6 +56,7 @@ pub fn bucket(segment_size: u64) -> (MemoryBucket, Root) {
         attributes: attributes(Kind::Directory),
         content: window::content_hash(&[]),
         entries_as_of: Timestamp::default(),
+        allocated: None,
     };
     let sealed = InodeKeys::new(&root.key).seal_record(root.inode, Kind::Directory, 1, &record);
     (MemoryBucket::new(settings, sealed), root)

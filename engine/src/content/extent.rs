@@ -116,6 +116,11 @@ pub fn split_at_windows(extent: &Extent) -> impl Iterator<Item = Extent> + '_ {
     window::split(extent.offset..extent.end()).filter_map(|(_, part)| clip(extent, &part))
 }
 
+/// Bytes that extents cover together.
+pub fn total(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| extent.length).sum()
+}
+
 /// The extent that covers the byte at `offset`.
 pub fn find(extents: &[Extent], offset: u64) -> Option<&Extent> {
     let after = extents.partition_point(|extent| extent.offset <= offset);

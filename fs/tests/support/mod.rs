@@ -49,7 +49,8 @@ pub(crate) fn bucket() -> MemoryBucket {
         target: Bytes::new(),
         xattrs: Arc::default(),
     };
-    let record = Record { attributes: root, content: content_hash(&[]), entries_as_of: Timestamp::default() };
+    let record =
+        Record { attributes: root, content: content_hash(&[]), entries_as_of: Timestamp::default(), allocated: None };
     let sealed = InodeKeys::new(&root_key()).seal_record(ROOT_INODE, Kind::Directory, 1, &record);
     let settings = BucketSettings {
         bucket: BucketId::from_bytes([1; 16]),

@@ -212,7 +212,8 @@ fn new_bucket(name: &str, options: &NewBucket, secret: &RootSecret, derivation: 
         target: Bytes::new(),
         xattrs: Arc::default(),
     };
-    let record = Record { attributes, content: content_hash(&[]), entries_as_of: Timestamp::default() };
+    let record =
+        Record { attributes, content: content_hash(&[]), entries_as_of: Timestamp::default(), allocated: None };
     CreateBucket {
         name: name.to_owned(),
         bucket,

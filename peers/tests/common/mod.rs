@@ -146,7 +146,8 @@ impl Drive {
         let keys = InodeKeys::new(&file.key);
         let tags = vec![(0, keys.window_tag(file.inode, 0, &file.extents))];
         let attributes = Attributes { size, ..attributes(Kind::File) };
-        let record = Record { attributes, content: content_hash(&tags), entries_as_of: Timestamp::default() };
+        let (content, allocated) = (content_hash(&tags), Some(size));
+        let record = Record { attributes, content, entries_as_of: Timestamp::default(), allocated };
         let runs = file.extents.iter().zip(&file.segments).map(|(extent, segment)| {
             let id = SegmentId::from_bytes(*extent.run.as_bytes());
             let place = RunPlace::Segment { segment: id, offset: 0, length: segment.len() as u64 };
