@@ -66,29 +66,42 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes a file's bytes that are in its data file alone durable.
+    /// Makes a file's bytes that are in its data file alone durable. The file stays on the list until it is done, so that
+    /// nobody who asks meanwhile is told that there is nothing to do.
     pub(crate) async fn sync_data_file(self: &Arc<Self>, inode: InodeId) -> Result<(), Error> {
-        let (generation, position) = {
+        while let Some((generation, position)) = self.unsynced_file(inode) {
+            let shared = self.clone();
+            let synced = blocking(move || shared.store.sync_data_fully(inode, generation)).await;
             let mut state = self.state.lock();
-            if !state.unsynced.remove(&inode) {
-                return Ok(());
-            }
             let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
-            match content.filter(|content| matches!(content.backing, Backing::File)) {
-                Some(content) => (content.generation, content.written),
-                None => return Ok(()),
+            let Some(written) = content.filter(|content| content.is_in_file(generation)).map(|content| content.written)
+            else {
+                // It started anew or is gone, perhaps with its file: look again.
+                continue;
+            };
+            synced?;
+            state.record(&self.journal, &[Mutation::Synced { inode, generation, position }])?;
+            if written == position {
+                state.unsynced.remove(&inode);
             }
-        };
-        let shared = self.clone();
-        let synced = blocking(move || shared.store.sync_data_fully(inode, generation)).await;
-        let mut state = self.state.lock();
-        let journaled =
-            synced.and_then(|()| state.record(&self.journal, &[Mutation::Synced { inode, generation, position }]));
-        if let Err(error) = journaled {
-            state.unsynced.insert(inode);
-            return Err(error);
+            return Ok(());
         }
         Ok(())
+    }
+
+    /// The data file that has to be synced for an inode, and the position of the newest write that it alone holds.
+    fn unsynced_file(&self, inode: InodeId) -> Option<(u64, u64)> {
+        let mut state = self.state.lock();
+        if !state.unsynced.contains(&inode) {
+            return None;
+        }
+        let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
+        let file = content.filter(|content| matches!(content.backing, Backing::File));
+        let file = file.map(|content| (content.generation, content.written));
+        if file.is_none() {
+            state.unsynced.remove(&inode);
+        }
+        file
     }
 
     /// Removes files of committed cuts and abandoned contents, once the records that gave them up are durable.

@@ -158,6 +158,8 @@ impl Shared {
 
     /// Sends the oldest batch. True if the network has it now.
     async fn commit(self: &Arc<Self>, queued: &Arc<Queued>) -> Result<bool, Error> {
+        // The network must never be ahead of what a power cut leaves here: it would look like another writer's work.
+        self.journal.sync(self.journal.last()).await?;
         let result = self.bucket.commit(&queued.commit).await;
         self.note_network(&result);
         match result {

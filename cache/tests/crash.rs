@@ -100,6 +100,93 @@ async fn a_batch_that_was_sealed_survives_a_power_cut() {
     drain(&cache).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_waits_for_the_sync_of_the_same_file_that_is_under_way() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    let bytes = pattern(100_000, 1);
+    write(&cache, file, 0, &bytes).await;
+    disk.hold_syncs_below("data/");
+    let first = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.sync(file, false).await }
+    });
+    while disk.syncs_waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The journal can be synced as often as it takes to see that this one waits for more than the journal.
+    let others = async {
+        for _ in 0..20 {
+            write(&cache, file, 0, &bytes[..10]).await;
+            cache.sync(root.inode, false).await.unwrap();
+        }
+    };
+    let second = cache.sync(file, false);
+    let mut second = std::pin::pin!(second);
+    let waits = tokio::select! {
+        biased;
+        _ = &mut second => false,
+        () = others => true,
+    };
+    disk.release_syncs();
+    assert!(waits, "acknowledged while the bytes are not on the disk");
+    second.await.unwrap();
+    first.await.unwrap().unwrap();
+    for seed in 0..IMAGES {
+        let cache = open_in(&disk.crash(seed), 2, &bucket, &root, options()).await;
+        assert!(read_all(&cache, file).await == bytes, "image {seed}");
+        cache.close().await.unwrap();
+    }
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_process_wrote_and_the_next_one_synced_survives_a_power_cut() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    let bytes = pattern(100_000, 1);
+    write(&cache, file, 0, &bytes).await;
+    let left = disk.kill();
+    cache.close().await.unwrap();
+    let cache = open_on(&left, &bucket, &root, options()).await;
+    cache.sync(file, false).await.unwrap();
+    for seed in 0..IMAGES {
+        let cache = open_in(&left.crash(seed), 2, &bucket, &root, options()).await;
+        assert!(read_all(&cache, file).await == bytes, "image {seed}");
+        cache.close().await.unwrap();
+    }
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_network_has_was_on_the_disk_before() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    write(&cache, file, 0, &pattern(100_000, 1)).await;
+    drain(&cache).await;
+    write(&cache, file, 50_000, &pattern(100_000, 2)).await;
+    rename(&cache, root.inode, "f", root.inode, "g").await;
+    drain(&cache).await;
+    let shown = picture(&cache).await;
+    for seed in 0..IMAGES {
+        // At once, before the regular sync of the journal.
+        let network = bucket.fork();
+        let cache = open_in(&disk.crash(seed), 2, &network, &root, options()).await;
+        assert!(picture(&cache).await == shown, "image {seed}");
+        drain(&cache).await;
+        assert_eq!(cache.status().conflicts, 0, "image {seed}");
+        assert!(picture(&cache).await == shown, "image {seed}");
+        cache.close().await.unwrap();
+    }
+    cache.close().await.unwrap();
+}
+
 fn impatient() -> strewn_cache::Options {
     strewn_cache::Options { deadline: std::time::Duration::from_millis(300), ..options() }
 }

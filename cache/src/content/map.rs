@@ -395,6 +395,11 @@ impl Content {
         self.batches += 1;
     }
 
+    /// True if its bytes are in the data file of this generation.
+    pub(crate) fn is_in_file(&self, generation: u64) -> bool {
+        self.generation == generation && matches!(self.backing, Backing::File)
+    }
+
     /// Whether clean bytes may go: nothing of it is dirty, frozen, being fetched or read.
     pub(crate) fn is_evictable(&self) -> bool {
         self.dirty.is_empty() && self.frozen.is_empty() && self.readers == 0 && self.fetching.is_empty()

@@ -85,7 +85,9 @@ impl DataFiles {
                 }
             }
         }
-        Ok((Self { handles: Arc::new(Handles::new(disk.clone())), disk }, found))
+        // Whether an earlier process made their names durable is not known.
+        let unnamed = found.iter().map(|file| file.id).collect();
+        Ok((Self { handles: Arc::new(Handles::new(disk.clone(), unnamed)), disk }, found))
     }
 
     /// A file of the inode that never was before. It is made by the first write to it; until then it reads as empty.

@@ -28,7 +28,7 @@ struct State {
     open: LruCache<DataId, Open>,
     /// Announced by `fresh`, not made yet.
     fresh: HashSet<DataId>,
-    /// Made, their names not durable yet.
+    /// Made, their names not durable yet, or not known to be.
     unnamed: HashSet<DataId>,
     /// Files with changes that are not durable, with the number of changes so far. Kept apart from the open handles, so
     /// that a file closed meanwhile is still known to need its sync.
@@ -45,11 +45,11 @@ struct Open {
 }
 
 impl Handles {
-    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, unnamed: HashSet<DataId>) -> Self {
         let state = State {
             open: LruCache::unbounded(),
             fresh: HashSet::new(),
-            unnamed: HashSet::new(),
+            unnamed,
             dirty: HashMap::new(),
             failed: HashMap::new(),
             changes: 0,

@@ -2,9 +2,15 @@
 //!
 //! Every file has its durable content and a list of changes made since its last sync; the names of a directory likewise.
 //! [`MemoryDisk::crash`] builds one of the disks that a power cut may leave: each change that was not synced is kept,
-//! dropped or torn at sectors of 512 bytes, independently of the others, so a later one may survive an earlier one.
+//! dropped or torn at sectors of 512 bytes or at any byte, independently of the others, so a later one may survive an
+//! earlier one. Images share their pages with the disk they were taken of, so that one can be taken at every sync
+//! ([`MemoryDisk::watch`]).
+
+mod pages;
 
 use super::{Disk, DiskFile, Listed};
+use bytes::Bytes;
+use pages::Pages;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,19 +32,27 @@ struct Shared {
     released: Condvar,
 }
 
+/// What is shown a disk as it is when a sync is asked for, before the sync takes effect.
+pub type Watcher = Box<dyn Fn(MemoryDisk) + Send + Sync>;
+
+type Names = BTreeMap<String, usize>;
+
 #[derive(Default)]
 struct State {
-    names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
+    names: Arc<Names>,
+    durable_names: Arc<Names>,
     pending_names: Vec<NameChange>,
-    files: Vec<Content>,
+    files: Vec<Arc<Content>>,
+    watcher: Option<Watcher>,
     capacity: Option<u64>,
     sync_error: Option<i32>,
-    syncs_held: bool,
+    /// Syncs of files whose names begin like this wait.
+    syncs_held: Option<String>,
     syncs_waiting: usize,
     syncs: u64,
 }
 
+#[derive(Clone)]
 enum NameChange {
     Create(String, usize),
     Rename(String, String),
@@ -47,8 +61,8 @@ enum NameChange {
 
 #[derive(Default, Clone)]
 struct Content {
-    bytes: Vec<u8>,
-    durable: Vec<u8>,
+    bytes: Pages,
+    durable: Pages,
     pending: Vec<Change>,
     /// Number of changes ever made, to know which ones a sync that was held covers.
     changes: u64,
@@ -56,7 +70,9 @@ struct Content {
 
 #[derive(Clone)]
 enum Change {
-    Write(u64, Vec<u8>),
+    Write(u64, Bytes),
+    /// As many zeros, written.
+    Zeros(u64, u64),
     Length(u64),
     Punch(u64, u64),
 }
@@ -71,28 +87,25 @@ impl MemoryDisk {
     pub fn crash(&self, seed: u64) -> Self {
         let state = self.shared.state.lock();
         let mut dice = Dice(seed);
-        let mut image =
-            State { files: state.files.iter().map(|file| file.crash(&mut dice)).collect(), ..State::default() };
-        image.names = state.durable_names.clone();
+        let files = state.files.iter().map(|file| Arc::new(file.crash(&mut dice))).collect();
+        let mut names = state.durable_names.clone();
         for change in &state.pending_names {
             if dice.roll(2) == 0 {
-                change.apply(&mut image.names);
+                change.apply(Arc::make_mut(&mut names));
             }
         }
-        image.durable_names = image.names.clone();
-        Self::from_state(image)
+        Self::from_state(State { files, names: names.clone(), durable_names: names, ..State::default() })
     }
 
     /// The disk as the next process finds it after this one was killed: nothing lost, the same things unsynced.
     pub fn kill(&self) -> Self {
-        let state = self.shared.state.lock();
-        Self::from_state(State {
-            names: state.names.clone(),
-            durable_names: state.durable_names.clone(),
-            pending_names: state.pending_names.iter().map(NameChange::copy).collect(),
-            files: state.files.clone(),
-            ..State::default()
-        })
+        Self::from_state(self.shared.state.lock().copy())
+    }
+
+    /// From now on the watcher is shown what [`Self::kill`] gives, at every sync of a file or directory. It holds the lock of
+    /// this disk meanwhile, so it must not use it.
+    pub fn watch(&self, watcher: Option<Watcher>) {
+        self.shared.state.lock().watcher = watcher;
     }
 
     /// From now on every sync fails with this errno; `None` ends it.
@@ -107,12 +120,17 @@ impl MemoryDisk {
 
     /// From now on file syncs wait inside until [`Self::release_syncs`].
     pub fn hold_syncs(&self) {
-        self.shared.state.lock().syncs_held = true;
+        self.hold_syncs_below("");
+    }
+
+    /// Like [`Self::hold_syncs`], for files whose names begin like this.
+    pub fn hold_syncs_below(&self, prefix: &str) {
+        self.shared.state.lock().syncs_held = Some(prefix.into());
     }
 
     /// Lets held syncs go on.
     pub fn release_syncs(&self) {
-        self.shared.state.lock().syncs_held = false;
+        self.shared.state.lock().syncs_held = None;
         self.shared.released.notify_all();
     }
 
@@ -129,16 +147,18 @@ impl MemoryDisk {
     /// The bytes of a file as readers see them.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.shared.state.lock();
-        state.names.get(name).map(|&file| state.files[file].bytes.clone())
+        state.names.get(name).map(|&file| state.files[file].bytes.to_vec())
     }
 
     /// Puts a file there with these bytes, durably.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         let mut state = self.shared.state.lock();
         let file = state.files.len();
-        state.files.push(Content { bytes: bytes.into(), durable: bytes.into(), ..Content::default() });
-        state.names.insert(name.into(), file);
-        state.durable_names.insert(name.into(), file);
+        let mut pages = Pages::default();
+        pages.write(0, bytes);
+        state.files.push(Arc::new(Content { bytes: pages.clone(), durable: pages, ..Content::default() }));
+        Arc::make_mut(&mut state.names).insert(name.into(), file);
+        Arc::make_mut(&mut state.durable_names).insert(name.into(), file);
     }
 
     /// Names of all files.
@@ -158,8 +178,8 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let file = state.files.len();
-        state.files.push(Content::default());
-        state.names.insert(name.into(), file);
+        state.files.push(Arc::default());
+        Arc::make_mut(&mut state.names).insert(name.into(), file);
         state.pending_names.push(NameChange::Create(name.into(), file));
         Ok(Arc::new(Opened { shared: self.shared.clone(), file }))
     }
@@ -171,28 +191,30 @@ impl Disk for MemoryDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        let file = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.names.insert(to.into(), file);
+        let names = Arc::make_mut(&mut state.names);
+        let file = names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        names.insert(to.into(), file);
         state.pending_names.push(NameChange::Rename(from.into(), to.into()));
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        Arc::make_mut(&mut state.names).remove(name).ok_or(io::ErrorKind::NotFound)?;
         state.pending_names.push(NameChange::Remove(name.into()));
         Ok(())
     }
 
     fn sync_dir(&self, directory: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
+        state.show();
         state.check_sync()?;
         let (here, elsewhere) = std::mem::take(&mut state.pending_names)
             .into_iter()
             .partition::<Vec<_>, _>(|change| change.touches(directory));
         state.pending_names = elsewhere;
         for change in here {
-            change.apply(&mut state.durable_names);
+            change.apply(Arc::make_mut(&mut state.durable_names));
         }
         Ok(())
     }
@@ -202,7 +224,7 @@ impl Disk for MemoryDisk {
         let listed = state.names.iter().filter(|(name, _)| parent(name) == directory).map(|(name, &file)| {
             let name = name.rsplit('/').next().unwrap_or(name).to_string();
             let content = &state.files[file];
-            Listed { name, length: content.bytes.len() as u64, allocated: content.allocated() }
+            Listed { name, length: content.bytes.len(), allocated: content.allocated() }
         });
         Ok(listed.collect())
     }
@@ -220,27 +242,24 @@ struct Opened {
 impl DiskFile for Opened {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.shared.state.lock();
-        let bytes = &state.files[self.file].bytes;
-        let start = (offset as usize).min(bytes.len());
-        let length = buffer.len().min(bytes.len() - start);
-        buffer[..length].copy_from_slice(&bytes[start..start + length]);
-        Ok(length)
+        Ok(state.files[self.file].bytes.read(offset, buffer))
     }
 
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        let change = Change::write(offset, parts);
         let mut state = self.shared.state.lock();
-        let bytes = parts.concat();
-        let used: u64 = state.names.values().map(|&file| state.files[file].bytes.len() as u64).sum();
-        let grows = (offset + bytes.len() as u64).saturating_sub(state.files[self.file].bytes.len() as u64);
-        if state.capacity.is_some_and(|capacity| used + grows > capacity) {
-            return Err(io::ErrorKind::StorageFull.into());
+        if let Some(capacity) = state.capacity {
+            let used: u64 = state.names.values().map(|&file| state.files[file].bytes.len()).sum();
+            if used + change.end().saturating_sub(state.files[self.file].bytes.len()) > capacity {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
-        state.files[self.file].change(Change::Write(offset, bytes));
+        state.change(self.file, change);
         Ok(())
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.shared.state.lock().files[self.file].bytes.len() as u64)
+        Ok(self.shared.state.lock().files[self.file].bytes.len())
     }
 
     fn allocated(&self) -> io::Result<u64> {
@@ -248,31 +267,59 @@ impl DiskFile for Opened {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.shared.state.lock().files[self.file].change(Change::Length(length));
+        self.shared.state.lock().change(self.file, Change::Length(length));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         let covered = state.files[self.file].changes;
-        if state.syncs_held {
+        if state.holds(self.file) {
             state.syncs_waiting += 1;
-            self.shared.released.wait_while(&mut state, |state| state.syncs_held);
+            self.shared.released.wait_while(&mut state, |state| state.holds(self.file));
             state.syncs_waiting -= 1;
         }
+        state.show();
         state.check_sync()?;
-        state.files[self.file].sync(covered);
+        Arc::make_mut(&mut state.files[self.file]).sync(covered);
         state.syncs += 1;
         Ok(())
     }
 
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.shared.state.lock().files[self.file].change(Change::Punch(offset, length));
+        self.shared.state.lock().change(self.file, Change::Punch(offset, length));
         Ok(())
     }
 }
 
 impl State {
+    fn copy(&self) -> Self {
+        Self {
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            pending_names: self.pending_names.clone(),
+            files: self.files.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Shows the watcher how it stands.
+    fn show(&self) {
+        if let Some(watcher) = &self.watcher {
+            watcher(MemoryDisk::from_state(self.copy()));
+        }
+    }
+
+    /// True if syncs of a file are to wait.
+    fn holds(&self, file: usize) -> bool {
+        let held = |prefix: &String| self.names.iter().any(|(name, at)| *at == file && name.starts_with(prefix));
+        self.syncs_held.as_ref().is_some_and(|prefix| prefix.is_empty() || held(prefix))
+    }
+
+    fn change(&mut self, file: usize, change: Change) {
+        Arc::make_mut(&mut self.files[file]).change(change);
+    }
+
     fn check_sync(&self) -> io::Result<()> {
         self.sync_error.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
@@ -302,7 +349,8 @@ impl Content {
             match (mood, dice.roll(3)) {
                 (0, _) | (2.., 0) => {}
                 (1, _) | (2.., 1) => change.apply(&mut bytes),
-                (2.., _) => change.tear(&mut bytes, dice),
+                (2, _) => change.tear_off(&mut bytes, dice),
+                (3.., _) => change.tear(&mut bytes, dice),
             }
         }
         Content { durable: bytes.clone(), bytes, ..Content::default() }
@@ -310,35 +358,59 @@ impl Content {
 
     /// As if holes were kept by sector groups of a page.
     fn allocated(&self) -> u64 {
-        self.bytes.chunks(4096).filter(|page| page.iter().any(|&byte| byte != 0)).count() as u64 * 4096
+        self.bytes.allocated()
     }
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    fn write(offset: u64, parts: &[&[u8]]) -> Self {
+        match parts.iter().all(|part| pages::is_zero(part)) {
+            true => Self::Zeros(offset, parts.iter().map(|part| part.len() as u64).sum()),
+            false => Self::Write(offset, parts.concat().into()),
+        }
+    }
+
+    /// Where a write ends.
+    fn end(&self) -> u64 {
         match self {
-            Self::Write(offset, part) => write(bytes, *offset, part),
-            Self::Length(length) => bytes.resize(*length as usize, 0),
-            Self::Punch(offset, length) => {
-                let start = (*offset as usize).min(bytes.len());
-                let end = (offset.saturating_add(*length) as usize).min(bytes.len());
-                bytes[start..end].fill(0);
+            Self::Write(offset, part) => offset + part.len() as u64,
+            Self::Zeros(offset, length) => offset + length,
+            Self::Length(_) | Self::Punch(..) => 0,
+        }
+    }
+
+    fn apply(&self, bytes: &mut Pages) {
+        match self {
+            Self::Write(offset, part) => bytes.write(*offset, part),
+            Self::Zeros(_, 0) => {}
+            Self::Zeros(offset, length) => {
+                bytes.resize(bytes.len().max(offset + length));
+                bytes.clear(*offset, *length);
             }
+            Self::Length(length) => bytes.resize(*length),
+            Self::Punch(offset, length) => bytes.clear(*offset, *length),
         }
     }
 
     /// Applies some of the sectors of a write, or all of another change.
-    fn tear(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
+    fn tear(&self, bytes: &mut Pages, dice: &mut Dice) {
         let Self::Write(offset, part) = self else { return self.apply(bytes) };
         let mut done = 0;
         while done < part.len() {
             let at = offset + done as u64;
             let step = ((SECTOR - at % SECTOR) as usize).min(part.len() - done);
             if dice.roll(2) == 0 {
-                write(bytes, at, &part[done..done + step]);
+                bytes.write(at, &part[done..done + step]);
             }
             done += step;
         }
+    }
+
+    /// Applies the beginning of a write up to some byte, or all of another change.
+    fn tear_off(&self, bytes: &mut Pages, dice: &mut Dice) {
+        let Self::Write(offset, part) = self else { return self.apply(bytes) };
+        let kept = dice.roll(part.len() as u64 + 1) as usize;
+        bytes.write(*offset, &part[..kept]);
     }
 }
 
@@ -367,22 +439,6 @@ impl NameChange {
         };
         touched.contains(directory)
     }
-
-    fn copy(&self) -> Self {
-        match self {
-            Self::Create(name, file) => Self::Create(name.clone(), *file),
-            Self::Rename(from, to) => Self::Rename(from.clone(), to.clone()),
-            Self::Remove(name) => Self::Remove(name.clone()),
-        }
-    }
-}
-
-fn write(bytes: &mut Vec<u8>, offset: u64, part: &[u8]) {
-    let start = offset as usize;
-    if bytes.len() < start + part.len() {
-        bytes.resize(start + part.len(), 0);
-    }
-    bytes[start..start + part.len()].copy_from_slice(part);
 }
 
 fn parent(name: &str) -> &str {

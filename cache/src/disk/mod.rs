@@ -13,7 +13,7 @@ mod file;
 mod memory;
 
 pub use file::{FileDisk, OpenError};
-pub use memory::MemoryDisk;
+pub use memory::{MemoryDisk, Watcher};
 
 use std::io;
 use std::path::PathBuf;

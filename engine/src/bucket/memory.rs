@@ -83,6 +83,11 @@ impl MemoryBucket {
         Self { settings: Arc::new(settings), state: Arc::new(Mutex::new(state)) }
     }
 
+    /// A bucket of its own that holds the same, without ordered faults: what a network would be from this moment on.
+    pub fn fork(&self) -> Self {
+        Self { settings: self.settings.clone(), state: Arc::new(Mutex::new(self.state.lock().fork())) }
+    }
+
     /// While set, every call fails with [`Error::Unreachable`]; waiting ones too.
     pub fn set_unreachable(&self, unreachable: bool) {
         let mut state = self.state.lock();

@@ -33,25 +33,28 @@ pub(super) struct State {
 }
 
 /// An inode with its content.
+#[derive(Clone)]
 pub(super) struct Stored {
     pub(super) row: InodeRow,
     pub(super) extents: BTreeMap<u64, Extent>,
     pub(super) tags: BTreeMap<u64, WindowTag>,
 }
 
+#[derive(Clone)]
 pub(super) struct StoredRun {
     pub(super) length: u64,
     pub(super) place: RunPlace,
     pub(super) references: u64,
 }
 
+#[derive(Clone)]
 pub(super) struct StoredSegment {
     pub(super) bytes: Bytes,
     pub(super) references: u64,
 }
 
 /// A mount's stream: the last applied number and the newest results.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Stream {
     pub(super) last: u64,
     pub(super) results: VecDeque<(CommitId, [u8; 32], CommitReply)>,
@@ -85,6 +88,28 @@ impl State {
             sequence: 0,
             bytes: 0,
             quota: None,
+            waiting: Vec::new(),
+            interrupted: 0,
+            calls: Calls::default(),
+            unreachable: false,
+            failing: None,
+            lost_replies: 0,
+        }
+    }
+
+    pub(super) fn fork(&self) -> Self {
+        Self {
+            root: self.root,
+            inodes: self.inodes.clone(),
+            entries: self.entries.clone(),
+            names: self.names.clone(),
+            runs: self.runs.clone(),
+            segments: self.segments.clone(),
+            streams: self.streams.clone(),
+            feed: self.feed.clone(),
+            sequence: self.sequence,
+            bytes: self.bytes,
+            quota: self.quota,
             waiting: Vec::new(),
             interrupted: 0,
             calls: Calls::default(),

@@ -395,3 +395,17 @@ fn faults_come_as_ordered() {
     bucket.visit_bytes(|bytes| seen.push(bytes.to_vec()));
     assert_eq!(seen, [b"root record of 16+".to_vec()]);
 }
+
+#[test]
+fn a_fork_holds_the_same_and_goes_its_own_way() {
+    let bucket = bucket();
+    let mut mount = Mount::new(&bucket);
+    mount.send(create(ROOT, 2, Kind::File).into(), Vec::new());
+    let fork = bucket.fork();
+    assert_eq!(fork.snapshot(), bucket.snapshot());
+    bucket.set_unreachable(true);
+    assert!(now(fork.inode(id(2))).is_ok());
+    bucket.set_unreachable(false);
+    mount.send(create(ROOT, 3, Kind::File).into(), Vec::new());
+    assert_eq!((fork.snapshot().sequence, bucket.snapshot().sequence), (1, 2));
+}
