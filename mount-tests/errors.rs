@@ -83,7 +83,7 @@ fn too_few_nodes_is_said_and_nothing_is_lost() {
         drive.node(node, &["stop"]);
     }
     sh(drive.path(), "head -c 300000 /dev/urandom > file; sha256sum file > ../sum");
-    let error = fail(drive.strewn(["umount"]).arg(drive.path()).env("STREWN_DEADLINE", "2"));
+    let error = fail(drive.strewn(["umount", "--timeout", "1"]).arg(drive.path()));
     assert_says(&error, &["storage nodes", "nothing is lost"]);
     for node in 0..5 {
         drive.node(node, &["start"]);

@@ -13,3 +13,4 @@ mod packaging;
 mod secrecy;
 mod survival;
 mod tools;
+mod unmount;

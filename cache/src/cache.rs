@@ -128,6 +128,7 @@ impl Cache {
             closing: closing.clone(),
             closed: AtomicBool::new(false),
             counters: Counters::default(),
+            outgoing: Arc::default(),
             invalidations,
         });
         shared.know_root(&root).await?;
@@ -156,6 +157,11 @@ impl Cache {
     /// The inode of the root directory.
     pub fn root(&self) -> InodeId {
         self.root
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The settings it was opened with.
@@ -228,7 +234,12 @@ impl Cache {
     /// second. [`Error::Pending`] says what is left when the network stays away for [`Options::deadline`] without progress;
     /// the queue is kept.
     pub async fn drain<F: FnMut(&Status) + Send>(&self, progress: F) -> Result<(), Error> {
-        self.shared.drain(progress, PROGRESS_EVERY).await
+        self.drain_within(self.shared.options.deadline, progress).await
+    }
+
+    /// Like [`drain`](Self::drain), with a patience of its own: how long nothing may move before it is given up.
+    pub async fn drain_within<F: FnMut(&Status) + Send>(&self, patience: Duration, progress: F) -> Result<(), Error> {
+        self.shared.drain(patience, PROGRESS_EVERY, progress).await
     }
 
     /// How it is going.

@@ -235,6 +235,7 @@ impl Shared {
         let gone = state.pipeline.dequeue_all();
         let segments: Vec<_> = gone.iter().flat_map(|queued| queued.segments.clone()).collect();
         let drafts = state.pipeline.drafts.drain(..).flat_map(|(_, sealed)| sealed.segments).collect::<Vec<_>>();
+        self.outgoing.forget(segments.iter().chain(&drafts).map(|segment| segment.id));
         state.pipeline.done.extend(gone.iter().map(|queued| (queued.cut, Vec::new())));
         state.pipeline.done.push_back((way.first, segments.into_iter().chain(drafts).collect()));
         state.pipeline.frozen.clear();

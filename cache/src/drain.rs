@@ -12,8 +12,9 @@ impl Shared {
     /// See [`Cache::drain`](crate::Cache::drain).
     pub(crate) async fn drain<F: FnMut(&Status) + Send>(
         self: &Arc<Self>,
-        mut show: F,
+        patience: Duration,
         every: Duration,
+        mut show: F,
     ) -> Result<(), Error> {
         let mut progress = self.progress.subscribe();
         let mut last = self.freeze_all().await?;
@@ -33,7 +34,7 @@ impl Shared {
             if standing != before {
                 (before, moved) = (standing, Instant::now());
             }
-            if blocked.is_some() || moved.elapsed() >= self.options.deadline {
+            if blocked.is_some() || moved.elapsed() >= patience {
                 return Err(self.pending_error());
             }
             if *self.closing.borrow() {
@@ -60,10 +61,11 @@ impl Shared {
         Ok(state.pipeline.next_cut - 1)
     }
 
-    /// What has to move for a drain to make progress: the newest committed cut, and bytes uploaded.
-    fn standing(&self) -> (u64, usize, usize) {
+    /// What has to move for a drain to make progress: the newest committed cut, cuts on their way, and bytes uploaded.
+    fn standing(&self) -> (u64, usize, usize, u64) {
         let state = self.state.lock();
-        (state.pipeline.committed, state.pipeline.frozen.len(), state.pipeline.drafts.len())
+        let (frozen, drafts) = (state.pipeline.frozen.len(), state.pipeline.drafts.len());
+        (state.pipeline.committed, frozen, drafts, self.outgoing.total())
     }
 
     fn pending_error(&self) -> Error {
@@ -90,7 +92,8 @@ impl Shared {
             queued_cuts: state.pipeline.unsent() as u64,
             oldest_seconds: oldest.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             uploaded_bytes: counter(&self.counters.uploaded_bytes),
-            upload_rate: if state.pipeline.unsent() == 0 { 0.0 } else { state.pipeline.rate },
+            sending_bytes: self.outgoing.under_way(),
+            upload_rate: if state.pipeline.unsent() == 0 { 0.0 } else { self.outgoing.rate() },
             fetched_bytes: counter(&self.counters.fetched_bytes),
             reachable: state.pipeline.reachable,
             last_error: state.pipeline.last_error.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -139,4 +142,75 @@ fn pending(state: &State) -> (u64, u64) {
     }
     files += state.pipeline.queued.iter().map(|queued| queued.puts().count()).sum::<usize>();
     (files as u64, operations as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use crate::journal::BootId;
+    use crate::{Cache, Options};
+    use bytes::Bytes;
+    use strewn_engine::bucket::memory::MemoryBucket;
+    use strewn_engine::bucket::{BucketSettings, Cipher, Kind, Timestamp};
+    use strewn_engine::content::window;
+    use strewn_engine::ids::{BucketId, SegmentId};
+    use strewn_engine::keys::InodeKeys;
+    use strewn_engine::record::{Attributes, Record};
+    use strewn_engine::secret::Key;
+
+    fn bucket(root: &Root) -> MemoryBucket {
+        let bucket = BucketId::from_bytes([1; 16]);
+        let (segment_size, cipher) = (1 << 20, Cipher::Aes256Gcm);
+        let settings = BucketSettings { bucket, root: root.inode, segment_size, cipher, epoch: 1 };
+        let moment = Timestamp::default();
+        let attributes = Attributes {
+            kind: Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            atime: moment,
+            mtime: moment,
+            ctime: moment,
+            btime: moment,
+            rdev: 0,
+            target: Bytes::new(),
+            xattrs: Arc::default(),
+        };
+        let record = Record { attributes, content: window::content_hash(&[]), entries_as_of: moment };
+        let sealed = InodeKeys::new(&root.key).seal_record(root.inode, Kind::Directory, 1, &record);
+        MemoryBucket::new(settings, sealed)
+    }
+
+    /// A segment that takes longer than the patience, as on a slow line.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_drain_waits_as_long_as_bytes_go_out() {
+        let root = Root { inode: InodeId::from_bytes([2; 16]), key: Key::from_bytes([3; 32]) };
+        let bucket = bucket(&root);
+        let (disk, boot) = (Arc::new(MemoryDisk::new()), BootId([1; 16]));
+        let cache = Cache::open_on(disk, boot, Arc::new(bucket.clone()), root.clone(), Options::default());
+        let cache = cache.await.unwrap();
+        bucket.set_unreachable(true);
+        let touched = |tx: &mut crate::Transaction<'_>| {
+            let mut attributes = tx.attributes(root.inode)?;
+            attributes.mode = 0o700;
+            tx.set_attributes(root.inode, attributes)
+        };
+        cache.transact(touched).await.unwrap();
+        let segment = SegmentId::from_bytes([4; 16]);
+        let segment = cache.shared().outgoing.watch(segment, Arc::new(Bytes::from_static(&[0; 6])));
+        let patience = Duration::from_millis(1);
+        let (mut shown, mut byte) = (0, [0]);
+        let drained = cache.drain_within(patience, |_| {
+            segment.read_at(shown.min(5), &mut byte).unwrap();
+            shown += 1;
+            // Longer than the patience in any case.
+            let until = Instant::now() + 2 * patience;
+            while Instant::now() < until {}
+        });
+        assert!(matches!(drained.await, Err(Error::Pending(_))), "at last it is given up");
+        assert!(shown > 6, "{shown}");
+        cache.close().await.unwrap();
+    }
 }

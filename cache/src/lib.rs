@@ -20,6 +20,7 @@ pub mod journal;
 mod load;
 mod maintain;
 mod options;
+mod outgoing;
 mod record;
 mod recover;
 pub mod sealed;

@@ -10,6 +10,7 @@ use crate::cut::batch::Queued;
 use crate::cut::freeze::FrozenCut;
 use crate::cut::seal::{Sealed, Segment};
 use crate::journal::Journal;
+use crate::outgoing::Outgoing;
 use crate::record::{self, Mutation};
 use crate::store::Store;
 use crate::tree::{Missing, Stop, Transaction, Tree};
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     /// Nothing is done any more.
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
 }
 
@@ -116,8 +118,6 @@ pub(crate) struct Pipeline {
     pub(crate) blocked: Option<bucket::Error>,
     /// The last request was answered.
     pub(crate) reachable: bool,
-    /// Bytes per second of the latest uploads.
-    pub(crate) rate: f64,
     /// A refusal is being dealt with: no cut is taken, nothing is evicted.
     pub(crate) resolving: bool,
     /// Refusals since the last batch that was committed.
@@ -150,7 +150,6 @@ impl Pipeline {
             last_error: None,
             blocked: None,
             reachable: true,
-            rate: 0.0,
             resolving: false,
             refusals: 0,
             taken_apart: false,

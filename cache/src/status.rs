@@ -7,6 +7,7 @@ use crate::Name;
 
 /// A moment's state of a cache.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)] // a command may ask a mount of another version
 pub struct Status {
     /// Files with content or attributes the network does not have.
     pub pending_files: u64,
@@ -18,6 +19,8 @@ pub struct Status {
     pub queued_cuts: u64,
     /// Age in seconds of the oldest change that the network does not have; 0 when there is none.
     pub oldest_seconds: f64,
+    /// How much of the pending content is on its way: handed to the uplink, and not confirmed by the network.
+    pub sending_bytes: u64,
     /// Bytes of content committed since the cache was opened.
     pub uploaded_bytes: u64,
     /// Bytes per second of the latest uploads; 0 when idle.

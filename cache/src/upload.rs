@@ -14,7 +14,6 @@ use crate::shared::Shared;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 use strewn_engine::bucket::{self, CommitReply, Refusal, SegmentSource};
 use strewn_engine::ids::SegmentId;
 use tokio::task::JoinSet;
@@ -25,8 +24,6 @@ const PARALLEL_SEGMENTS: usize = 4;
 const CUTS_AHEAD: usize = 4;
 /// Refusals in a row that are dealt with at once.
 const MOST_REFUSALS: u32 = 4;
-/// Weight of the newest batch in the rate shown.
-const RATE_WEIGHT: f64 = 0.3;
 
 /// Segments on their way.
 #[derive(Default)]
@@ -44,7 +41,6 @@ pub(crate) async fn upload(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
     let mut segments = Segments::default();
     let mut backoff = Backoff::new();
-    let mut started = Instant::now();
     loop {
         let work = step(&shared, &mut segments, &mut progress);
         let result = tokio::select! {
@@ -53,12 +49,7 @@ pub(crate) async fn upload(shared: Arc<Shared>) {
         };
         match result {
             Ok(Step::Waited) => {}
-            Ok(Step::Sent(bytes)) => {
-                shared.note_rate(bytes, started.elapsed().as_secs_f64());
-                started = Instant::now();
-                backoff = Backoff::new();
-            }
-            Ok(Step::Idle) => started = Instant::now(),
+            Ok(Step::Sent) => backoff = Backoff::new(),
             Err(error) => {
                 shared.note_refused(&error);
                 segments.round += 1;
@@ -72,12 +63,10 @@ pub(crate) async fn upload(shared: Arc<Shared>) {
 }
 
 enum Step {
-    /// A batch of so many bytes was committed.
-    Sent(u64),
+    /// A batch was committed.
+    Sent,
     /// Something moved on.
     Waited,
-    /// There was nothing to do.
-    Idle,
 }
 
 async fn step(
@@ -92,7 +81,7 @@ async fn step(
     let Some(first) = front.first() else {
         segments.done.clear();
         return match progress.changed().await {
-            Ok(()) => Ok(Step::Idle),
+            Ok(()) => Ok(Step::Waited),
             Err(_) => Err(Error::Closed),
         };
     };
@@ -102,7 +91,7 @@ async fn step(
         if !sent {
             segments.done.clear();
         }
-        return Ok(if sent { Step::Sent(first.bytes) } else { Step::Waited });
+        return Ok(if sent { Step::Sent } else { Step::Waited });
     }
     tokio::select! {
         Some(joined) = segments.tasks.join_next() => match joined {
@@ -140,6 +129,7 @@ impl Segments {
 impl Shared {
     async fn put_segment(self: &Arc<Self>, segment: SegmentId) -> Result<(), Error> {
         let source = self.segment_source(segment).await?;
+        let source = self.outgoing.watch(segment, source);
         let result = self.bucket.put_segment(segment, source).await;
         self.note_network(&result);
         Ok(result?)
@@ -207,6 +197,9 @@ impl Shared {
         state.tree.note_committed(queued.cut);
         state.pipeline.done.push_back((queued.cut, queued.segments.clone()));
         self.counters.uploaded_bytes.fetch_add(queued.bytes, Ordering::Relaxed);
+        let in_segments: u64 = queued.segments.iter().map(|segment| segment.length).sum();
+        self.outgoing.add(queued.bytes.saturating_sub(in_segments));
+        self.outgoing.forget(queued.segments.iter().map(|segment| segment.id));
         self.bump();
         Ok(())
     }
@@ -235,14 +228,5 @@ impl Shared {
         tracing::warn!("upload: {error}");
         drop(state);
         self.bump();
-    }
-
-    fn note_rate(&self, bytes: u64, seconds: f64) {
-        if seconds > 0.0 && bytes > 0 {
-            let mut state = self.state.lock();
-            let rate = bytes as f64 / seconds;
-            let before = state.pipeline.rate;
-            state.pipeline.rate = if before == 0.0 { rate } else { before + (rate - before) * RATE_WEIGHT };
-        }
     }
 }

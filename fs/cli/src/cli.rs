@@ -51,9 +51,9 @@ impl Cli {
         match self.command {
             Command::Local(command) => command.run().await,
             Command::Mount(command) => command.run().await,
-            Command::Umount(command) => command.run(),
-            Command::Sync(command) => command.run(),
-            Command::Status(command) => command.run(),
+            Command::Umount(command) => command.run().await,
+            Command::Sync(command) => command.run().await,
+            Command::Status(command) => command.run().await,
             Command::Ls(command) => command.run().await,
             Command::Cp(command) => command.run().await,
             Command::Mv(command) => command.run().await,

@@ -25,16 +25,24 @@ pub(crate) const MAX_SOCKET_PATH: usize = 107;
 pub(crate) enum Request {
     /// How it is.
     Status,
-    /// Wait until all that is pending now is on the network.
-    Sync,
+    /// Wait until all that is pending now is on the network. A client that goes away only stops waiting.
+    Sync {
+        /// Give up when nothing moved for so long; the mount's own patience if absent.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+    },
     /// Unmount; with `wait` only when the network has everything, without it the queue is kept for the next mount.
     /// With `lazy` a drive that is in use is taken out of the tree of files at once, and ends when it is not used any more.
+    /// When its client goes away while the network is waited for, the drive stays mounted.
     Unmount {
         /// For the network.
         wait: bool,
         /// Although it is in use.
         #[serde(default)]
         lazy: bool,
+        /// As in [`Request::Sync`].
+        #[serde(default)]
+        timeout_ms: Option<u64>,
     },
 }
 
@@ -47,40 +55,85 @@ pub(crate) enum Reply {
     /// The answer to [`Request::Status`].
     Status { status: serde_json::Value },
     /// Done.
-    Done,
+    Done {
+        /// What is still pending: written since, or kept for the next mount.
+        #[serde(default)]
+        left: Pending,
+    },
     /// Not done, and why.
     Failed {
         /// What went wrong.
         message: String,
         /// What to do next.
         hint: Option<String>,
+        /// What is still pending.
+        #[serde(default)]
+        left: Pending,
     },
 }
 
 impl Reply {
     /// The answer to something that failed.
     pub(crate) fn failed(failure: &Failure) -> Self {
-        Self::Failed { message: failure.message().to_owned(), hint: failure.hint_text().map(str::to_owned) }
+        Self::ended(&Err(failure.clone()), Pending::default())
     }
 
-    /// The end of a request whose answer is that it was done.
-    pub(crate) fn done(self) -> Outcome {
+    /// The answer to a request that was done or not, with what is still pending.
+    pub(crate) fn ended(outcome: &Outcome, left: Pending) -> Self {
+        match outcome {
+            Ok(()) => Self::Done { left },
+            Err(failure) => {
+                let (message, hint) = (failure.message().to_owned(), failure.hint_text().map(str::to_owned));
+                Self::Failed { message, hint, left }
+            }
+        }
+    }
+
+    /// The end of a request whose answer is that it was done, and what is still pending.
+    pub(crate) fn done(self) -> (Outcome, Pending) {
         match self {
-            Self::Failed { message, hint } => Err(Failure::with(message, hint)),
-            _ => Ok(()),
+            Self::Failed { message, hint, left } => (Err(Failure::with(message, hint)), left),
+            Self::Done { left } => (Ok(()), left),
+            _ => {
+                let what = "the mount gave an unexpected answer; is it of another version?";
+                (Err(Failure::new(what)), Pending::default())
+            }
         }
     }
 }
 
 /// What waits for the network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Pending {
     /// Files and directories with changes.
     pub(crate) files: u64,
     /// Bytes of content.
     pub(crate) bytes: u64,
+    /// Changes of names, attributes and content.
+    pub(crate) changes: u64,
+    /// How many of the bytes are on their way: sent, and not confirmed.
+    pub(crate) sending: u64,
     /// Bytes per second that went out lately.
     pub(crate) rate: u64,
+}
+
+impl Pending {
+    /// True if the network has everything.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.files == 0 && self.bytes == 0 && self.changes == 0
+    }
+}
+
+/// `12 files, 3.50 MiB`, or what else there is.
+impl std::fmt::Display for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
+        match (self.files, self.bytes) {
+            (0, 0) => write!(f, "{} change{}", self.changes, plural(self.changes)),
+            (files, bytes) => write!(f, "{files} file{}, {}", plural(files), crate::output::bytes(bytes)),
+        }
+    }
 }
 
 /// Where the socket of a cache directory is: inside of it, or under the run directory when that path is too long for a
@@ -146,11 +199,36 @@ mod tests {
 
     #[test]
     fn requests_and_replies_are_one_line_each() {
-        let text = serde_json::to_string(&Request::Unmount { wait: true, lazy: false }).unwrap();
-        assert_eq!(text, r#"{"request":"unmount","wait":true,"lazy":false}"#);
-        let reply = Reply::Progress(Pending { files: 1, bytes: 2, rate: 3 });
-        let text = serde_json::to_string(&reply).unwrap();
-        assert_eq!(text, r#"{"reply":"progress","files":1,"bytes":2,"rate":3}"#);
-        assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
+        let text = serde_json::to_string(&Request::Unmount { wait: true, lazy: false, timeout_ms: None }).unwrap();
+        assert_eq!(text, r#"{"request":"unmount","wait":true,"lazy":false,"timeout_ms":null}"#);
+        let pending = Pending { files: 1, bytes: 2, changes: 4, sending: 1, rate: 3 };
+        for reply in [Reply::Progress(pending), Reply::Done { left: pending }] {
+            let text = serde_json::to_string(&reply).unwrap();
+            assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply, "{text}");
+        }
+    }
+
+    #[test]
+    fn those_of_other_versions_are_understood() {
+        assert_eq!(
+            serde_json::from_str::<Request>(r#"{"request":"sync"}"#).unwrap(),
+            Request::Sync { timeout_ms: None }
+        );
+        let old = r#"{"reply":"progress","files":1,"bytes":2,"rate":3}"#;
+        let pending = Pending { files: 1, bytes: 2, rate: 3, ..Pending::default() };
+        assert_eq!(serde_json::from_str::<Reply>(old).unwrap(), Reply::Progress(pending));
+        assert_eq!(
+            serde_json::from_str::<Reply>(r#"{"reply":"done"}"#).unwrap(),
+            Reply::Done { left: Pending::default() }
+        );
+    }
+
+    #[test]
+    fn what_is_pending_is_said_in_words() {
+        let pending = |files, bytes, changes| Pending { files, bytes, changes, ..Pending::default() };
+        assert_eq!(pending(1, 2048, 3).to_string(), "1 file, 2.00 KiB");
+        assert_eq!(pending(2, 0, 3).to_string(), "2 files, 0 B");
+        assert_eq!(pending(0, 0, 1).to_string(), "1 change");
+        assert!(pending(0, 0, 0).is_nothing() && !pending(0, 0, 1).is_nothing());
     }
 }

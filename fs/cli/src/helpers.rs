@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mount.strewn SOURCE DIR [-sfnv] [-o OPTIONS]    ->  strewn mount --detach SOURCE DIR -o OPTIONS
-//! umount.fuse.strewn DIR [-flnrv]                 ->  strewn umount [--force] DIR
+//! umount.fuse.strewn DIR [-flnrv]                 ->  strewn umount [--no-wait] [--lazy] DIR
 //! ```
 
 use crate::error::{Failure, Outcome};
@@ -47,7 +47,8 @@ fn umount(given: &[OsString]) -> Outcome<Vec<OsString>> {
     let mut arguments: Vec<OsString> = ["strewn", "umount"].map(OsString::from).into();
     for argument in given {
         match argument.to_str() {
-            Some("-f" | "-l") => arguments.push("--no-wait".into()),
+            Some("-f") => arguments.push("--no-wait".into()),
+            Some("-l") => arguments.extend(["--no-wait".into(), "--lazy".into()]),
             Some(flag) if flag.starts_with('-') => {}
             _ => arguments.extend(["--".into(), argument.clone()]),
         }
@@ -71,7 +72,8 @@ mod tests {
             "strewn mount --detach -o rw,access=work -- drive /mnt"
         );
         assert_eq!(translate("/sbin/umount.fuse.strewn /mnt -v"), "strewn umount -- /mnt");
-        assert_eq!(translate("umount.fuse.strewn -l /mnt"), "strewn umount --no-wait -- /mnt");
+        assert_eq!(translate("umount.fuse.strewn -l /mnt"), "strewn umount --no-wait --lazy -- /mnt");
+        assert_eq!(translate("umount.fuse.strewn -f /mnt"), "strewn umount --no-wait -- /mnt");
         assert_eq!(translate("strewn ls x"), "strewn ls x");
     }
 }

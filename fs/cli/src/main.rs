@@ -18,6 +18,7 @@ mod register;
 mod remote;
 mod session;
 mod signals;
+mod waiting;
 
 use clap::Parser;
 use error::{Context, Outcome};

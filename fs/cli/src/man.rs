@@ -54,9 +54,33 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-const CLOSING: &str = ".SH \"EXIT STATUS\"\n0 done, 1 failed, 2 used wrongly.\n\
-.SH FILES\n.TP\n~/.config/strewn/access/NAME\nsaved access grants\n.TP\n~/.cache/strewn\ncaches of mounted drives\n\
-.SH \"SEE ALSO\"\n.BR mount (8),\n.BR umount (8),\n.BR fuse (4)\n";
+const CLOSING: &str = r#".SH "JSON OUTPUT"
+With \fB\-\-json\fR one object per line is printed on standard output. Fields may be added; those named here stay.
+.TP
+\fBstrewn umount\fR
+\fBmountpoint\fR; \fBunmounted\fR: true or false; \fBpending\fR: what is not on the network, absent (null) for a stale
+mount that was removed; \fBerror\fR: why it failed, or null.
+.TP
+\fBstrewn sync\fR
+\fBmountpoint\fR; \fBsynced\fR: true or false; \fBpending\fR; \fBerror\fR.
+.TP
+\fBpending\fR
+is an object of \fBfiles\fR, \fBbytes\fR, \fBchanges\fR (of names, attributes and content), \fBsending\fR (how many of the
+bytes are on their way) and \fBrate\fR (bytes a second).
+.SH "EXIT STATUS"
+0 done, 1 failed, 2 used wrongly.
+.SH FILES
+.TP
+~/.config/strewn/access/NAME
+saved access grants
+.TP
+~/.cache/strewn
+caches of mounted drives
+.SH "SEE ALSO"
+.BR mount (8),
+.BR umount (8),
+.BR fuse (4)
+"#;
 
 #[cfg(test)]
 mod tests {

@@ -38,6 +38,27 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     if size >= u64::MAX as f64 { Err(format!("{text:?} is too large")) } else { Ok(size as u64) }
 }
 
+/// Parses a duration: a number of seconds, or with the suffix ms, s, m or h.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "s" | "sec" => 1.0,
+        "ms" => 1e-3,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{text:?} is no duration: write seconds, or a number with ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration"))?;
+    match Duration::try_from_secs_f64(number * factor) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ => Err(format!("{text:?} is too long: at most 8760h")),
+    }
+}
+
+/// Longest duration that may be asked for: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How far an upload is: a bar on a terminal, else a line every few seconds.
 pub(crate) struct UploadProgress {
     bar: ProgressBar,
@@ -64,20 +85,15 @@ impl UploadProgress {
     /// Shows a report.
     pub(crate) fn show(&mut self, pending: Pending) {
         self.most = self.most.max(pending.bytes);
-        let left = match (pending.bytes, pending.rate) {
-            (0, _) => String::new(),
-            (_, 0) => ", waiting for the network".to_owned(),
-            (bytes, rate) => format!(", {}/s, {} s left", self::bytes(rate), bytes.div_ceil(rate)),
-        };
-        let message = format!("{} files pending{left}", pending.files);
+        let message = progress_line(pending);
         if self.terminal {
             self.bar.set_length(self.most);
-            self.bar.set_position(self.most - pending.bytes);
+            self.bar.set_position(self.most - unsent(pending));
             self.bar.set_message(message);
-        } else if pending.files == 0 && pending.bytes == 0 {
+        } else if pending.is_nothing() {
             // Nothing to wait for is nothing to say.
         } else if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-            eprintln!("uploading: {} and {message}", self::bytes(pending.bytes));
+            eprintln!("uploading: {message}");
             self.said = Some(std::time::Instant::now());
         }
     }
@@ -86,6 +102,21 @@ impl UploadProgress {
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Bytes that the uplink has not taken yet.
+fn unsent(pending: Pending) -> u64 {
+    pending.bytes.saturating_sub(pending.sending)
+}
+
+/// `12 files, 3.50 MiB pending, 1.00 MiB/s, 4 s left`.
+fn progress_line(pending: Pending) -> String {
+    let left = match (pending.bytes, pending.rate) {
+        (0, _) => String::new(),
+        (_, 0) => ", waiting for the network".to_owned(),
+        (_, rate) => format!(", {}/s, {} s left", bytes(rate), unsent(pending).div_ceil(rate)),
+    };
+    format!("{pending} pending{left}")
 }
 
 /// A bar for a transfer of a known number of bytes; hidden without a terminal.
@@ -101,6 +132,26 @@ pub(crate) fn transfer_bar(total: u64, what: &str) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_says_files_bytes_rate_and_time_left() {
+        let pending = Pending { files: 12, bytes: 5 << 20, changes: 30, sending: 1 << 20, rate: 1 << 20 };
+        assert_eq!(progress_line(pending), "12 files, 5.00 MiB pending, 1.00 MiB/s, 4 s left");
+        let away = Pending { rate: 0, ..pending };
+        assert_eq!(progress_line(away), "12 files, 5.00 MiB pending, waiting for the network");
+        let names = Pending { changes: 2, ..Pending::default() };
+        assert_eq!(progress_line(names), "2 changes pending");
+    }
+
+    #[test]
+    fn durations_parse_with_units_and_refuse_nonsense() {
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1.5 h"), Ok(Duration::from_secs(5400)));
+        for bad in ["", "x", "1d", "-1", "1e9", "9999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_parse_with_units_and_refuse_nonsense() {

@@ -12,8 +12,9 @@ use strewn_fs::mount::MountOptions;
 
 /// Mount a bucket, or a directory of one, as a drive
 ///
-/// Runs in the foreground until it is unmounted or interrupted; both upload what is pending first. A second interrupt
-/// leaves at once: what is pending stays in the cache and goes up at the next mount with the same cache directory.
+/// Runs in the foreground until it is unmounted or interrupted (SIGINT, SIGTERM, SIGHUP); both upload what is pending
+/// first. When the network is away for too long then, or at a second interrupt, the mount ends with an error that says what
+/// is pending: it stays in the cache and goes up at the next mount with the same cache directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Mount {
     /// The bucket and, if wanted, a directory in it
@@ -32,8 +33,11 @@ pub(crate) struct Mount {
     /// Write the process id of the mount into this file once the drive is usable
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
+    /// When the mount is to end: give up when the network takes nothing for so long [default: the deadline]
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    drain_timeout: Option<Duration>,
     /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev,
-    /// access=NAME, cache-dir=DIR, cache-size=SIZE, pidfile=FILE, deadline=SECONDS
+    /// access=NAME, cache-dir=DIR, cache-size=SIZE, pidfile=FILE, deadline=SECONDS, drain-timeout=DURATION
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
 }
@@ -65,6 +69,7 @@ impl Mount {
         let mount =
             register::Mount { mountpoint, source: self.source.to_string(), pid: std::process::id(), socket, cache };
         plan.pidfile = self.pidfile;
+        plan.drain_timeout = self.drain_timeout;
         mounted::serve(mount, opened, plan).await
     }
 
@@ -88,6 +93,7 @@ impl Mount {
             "pidfile" if value.is_empty() => return Err(need()),
             "pidfile" => self.pidfile = Some(value.into()),
             "cache-size" => plan.cache_size = Some(cache_size(value)?),
+            "drain-timeout" => self.drain_timeout = Some(output::parse_duration(value).map_err(Failure::usage)?),
             "deadline" => plan.deadline = Some(deadline(value)?),
             // mount(8) hands over x-* options of others (x-systemd.…): they are comments to us.
             _ if name.starts_with("x-") => {}

@@ -27,7 +27,7 @@ struct Shown<'a> {
 }
 
 impl Status {
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let mounts = match &self.path {
             Some(path) => vec![register::serving(path)?],
             None => register::all()?,
@@ -46,8 +46,7 @@ impl Status {
 fn ask(mount: &Mount) -> Outcome<strewn_cache::Status> {
     match control::ask(&mount.socket, &Request::Status, |_| {})? {
         Reply::Status { status } => serde_json::from_value(status).context("reading the status"),
-        reply @ Reply::Failed { .. } => Err(reply.done().expect_err("it failed")),
-        _ => Err(Failure::new("the mount gave an unexpected answer; is it of another version?")),
+        reply => Err(reply.done().0.err().unwrap_or_else(|| Failure::new("the mount told nothing"))),
     }
 }
 

@@ -1,14 +1,18 @@
 //! `strewn umount`.
 
-use crate::control::{self, Request};
+use crate::config;
+use crate::control::{Pending, Request};
 use crate::error::{Failure, Outcome};
-use crate::output::UploadProgress;
-use crate::register;
-use std::path::PathBuf;
+use crate::output;
+use crate::register::{self, Mount};
+use crate::waiting::{self, Patience};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 /// Unmount a drive, waiting until the network has everything
 ///
-/// Shows what is still pending. Interrupting it loses nothing: the drive stays mounted and goes on uploading.
+/// Shows what is still pending. When it is interrupted while it waits, or the network is away for too long, it fails and
+/// says what is pending; nothing is lost: the drive stays mounted and goes on uploading.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Umount {
     /// Where the drive is mounted
@@ -16,38 +20,72 @@ pub(crate) struct Umount {
     /// Do not wait for the network: what is pending stays in the cache and goes up at the next mount
     #[arg(long)]
     no_wait: bool,
+    #[command(flatten)]
+    patience: Patience,
     /// Although it is in use: it disappears from its directory at once, and ends when nothing on it is open any more
     #[arg(long, short)]
     lazy: bool,
+    /// Print the outcome as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The outcome, as `--json` prints it.
+#[derive(Serialize)]
+struct Unmounted<'a> {
+    mountpoint: &'a Path,
+    unmounted: bool,
+    /// What is not on the network; absent if nobody knows.
+    pending: Option<Pending>,
+    error: Option<&'a str>,
 }
 
 impl Umount {
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) async fn run(self) -> Outcome {
         let mount = match register::serving(&self.mountpoint) {
             Ok(mount) => mount,
-            Err(failure) => return clean_stale(&self.mountpoint, failure),
+            Err(failure) => return self.clean_stale(failure),
         };
-        let mut progress = UploadProgress::new();
-        let reply =
-            control::ask(&mount.socket, &Request::Unmount { wait: !self.no_wait, lazy: self.lazy }, |pending| {
-                progress.show(pending)
-            });
-        progress.finish();
-        reply?.done()
-    }
-}
-
-/// A mount whose process is gone has nothing to drain here: it is taken away, and its cache keeps what was pending.
-fn clean_stale(mountpoint: &std::path::Path, failure: Failure) -> Outcome {
-    match strewn_fs::mount::clean_stale(mountpoint) {
-        Ok(true) => {
-            eprintln!(
-                "removed the stale mount at {}; what was pending goes up at the next mount",
-                mountpoint.display()
-            );
-            Ok(())
+        self.check(&mount)?;
+        let request = Request::Unmount { wait: !self.no_wait, lazy: self.lazy, timeout_ms: self.patience.millis() };
+        let waited = waiting::wait(&mount, request).await?;
+        if waited.outcome.is_ok() && !waited.left.is_nothing() {
+            let cache = mount.cache.display();
+            eprintln!("{} not on the network yet: kept in {cache} for the next mount", waited.left);
         }
-        Ok(false) => Err(failure),
-        Err(_) => Err(failure),
+        self.tell(&mount.mountpoint, Some(waited.left), &waited.outcome)?;
+        waited.outcome
+    }
+
+    /// A path inside of a drive is no mountpoint, as for umount(8).
+    fn check(&self, mount: &Mount) -> Outcome {
+        let path = config::absolute(&self.mountpoint)?;
+        if path == mount.mountpoint || register::resolve_parent(&path) == mount.mountpoint {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{} is not a mountpoint", self.mountpoint.display()))
+            .hint(format!("it is on the drive mounted on {}", mount.mountpoint.display())))
+    }
+
+    fn tell(&self, mountpoint: &Path, pending: Option<Pending>, outcome: &Outcome) -> Outcome {
+        if !self.json {
+            return Ok(());
+        }
+        let error = outcome.as_ref().err().map(Failure::message);
+        output::json(&Unmounted { mountpoint, unmounted: error.is_none(), pending, error })
+    }
+
+    /// A mount whose process is gone has nothing to drain here: it is taken away, and its cache keeps what was pending.
+    fn clean_stale(&self, failure: Failure) -> Outcome {
+        let mountpoint = &self.mountpoint;
+        match strewn_fs::mount::clean_stale(mountpoint) {
+            Ok(true) => {
+                let at = mountpoint.display();
+                eprintln!("removed the stale mount at {at}; what was pending goes up at the next mount");
+                self.tell(mountpoint, None, &Ok(()))
+            }
+            // What cannot be looked at has no stale mount of ours: the first reason says more.
+            Ok(false) | Err(_) => Err(failure),
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 use strewn_cache::Cache;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -85,14 +85,38 @@ async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountR
         Ok(Ok(_)) => serde_json::from_slice(&line),
         _ => return,
     };
+    let read = reader.into_inner().into_inner();
     let reply = match request {
-        Ok(Request::Status) => status(&cache),
-        Ok(Request::Sync) => sync(&cache, &mut write).await,
-        Ok(Request::Unmount { wait, lazy }) => self::unmount(&cache, &mut write, unmount, wait, lazy).await,
-        Err(error) => Reply::failed(&Failure::new(format!("not a request: {error}"))),
+        Ok(Request::Status) => Some(status(&cache)),
+        Ok(Request::Sync { timeout_ms }) => {
+            let work = sync(&cache, &mut write, patience(timeout_ms));
+            unless_gone(read, work).await
+        }
+        Ok(Request::Unmount { wait, lazy, timeout_ms }) => {
+            let wish = (wait, lazy, patience(timeout_ms));
+            let work = self::unmount(&cache, &mut write, unmount, wish);
+            unless_gone(read, work).await
+        }
+        Err(error) => Some(Reply::failed(&Failure::new(format!("not a request: {error}")))),
     };
-    // A client that went away does not need its answer.
-    drop(send(&mut write, &reply).await);
+    if let Some(reply) = reply {
+        // A client that went away does not need its answer.
+        drop(send(&mut write, &reply).await);
+    }
+}
+
+/// Does `work` as long as the client is there: one that was interrupted has stopped waiting.
+async fn unless_gone(mut read: OwnedReadHalf, work: impl Future<Output = Reply>) -> Option<Reply> {
+    let mut more = [0; 64];
+    let gone = async { while read.read(&mut more).await.is_ok_and(|count| count > 0) {} };
+    tokio::select! {
+        reply = work => Some(reply),
+        () = gone => None,
+    }
+}
+
+fn patience(timeout_ms: Option<u64>) -> Option<Duration> {
+    timeout_ms.map(Duration::from_millis)
 }
 
 fn status(cache: &Cache) -> Reply {
@@ -102,22 +126,21 @@ fn status(cache: &Cache) -> Reply {
     }
 }
 
-async fn sync(cache: &Cache, write: &mut OwnedWriteHalf) -> Reply {
+async fn sync(cache: &Cache, write: &mut OwnedWriteHalf, patience: Option<Duration>) -> Reply {
     let (report, mut reports) = mpsc::channel(PROGRESS_QUEUE);
+    let patience = patience.unwrap_or(cache.options().deadline);
     let work = async move {
         // A full queue means that the client has not read the last report yet: it gets a newer one later.
-        cache.drain(|status| report.try_send(pending(status)).unwrap_or_default()).await
+        cache.drain_within(patience, |status| report.try_send(pending(status)).unwrap_or_default()).await
     };
     tokio::pin!(work);
     loop {
         tokio::select! {
-            drained = &mut work => return match drained {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::failed(&pending_failure(&error)),
-            },
-            Some(pending) = reports.recv() => if send(write, &Reply::Progress(pending)).await.is_err() {
-                return Reply::Done; // nobody listens any more
-            },
+            drained = &mut work => {
+                let outcome = drained.map_err(|error| pending_failure(&error));
+                return Reply::ended(&outcome, pending(&cache.status()));
+            }
+            Some(pending) = reports.recv() => drop(send(write, &Reply::Progress(pending)).await),
         }
     }
 }
@@ -127,21 +150,20 @@ async fn unmount(
     cache: &Cache,
     write: &mut OwnedWriteHalf,
     unmount: mpsc::Sender<UnmountRequest>,
-    wait: bool,
-    lazy: bool,
+    (wait, lazy, patience): (bool, bool, Option<Duration>),
 ) -> Reply {
     let (done, mut outcome) = oneshot::channel::<Outcome>();
-    if unmount.try_send(UnmountRequest { wait, lazy, done }).is_err() {
+    if unmount.try_send(UnmountRequest { wait, lazy, patience, done }).is_err() {
         return Reply::failed(&Failure::new("the drive is being unmounted already"));
     }
     drop(unmount);
     let mut every = tokio::time::interval(REPORT_EVERY);
     loop {
         tokio::select! {
-            outcome = &mut outcome => return match outcome.unwrap_or_else(|_| Err(Failure::new("the mount ended"))) {
-                Ok(()) => Reply::Done,
-                Err(failure) => Reply::failed(&failure),
-            },
+            outcome = &mut outcome => {
+                let outcome = outcome.unwrap_or_else(|_| Err(Failure::new("the mount ended")));
+                return Reply::ended(&outcome, pending(&cache.status()));
+            }
             _ = every.tick() => drop(send(write, &Reply::Progress(pending(&cache.status()))).await),
         }
     }

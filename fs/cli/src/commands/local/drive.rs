@@ -1,9 +1,10 @@
 //! The drive of a local network: a mount process of its own, so that network and drive can be killed apart.
 
-use crate::control::{self, Request};
+use crate::control::{self, Reply, Request};
 use crate::error::{Context, Failure, Outcome};
 use crate::output::UploadProgress;
 use crate::register::{self, Mount};
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -68,7 +69,10 @@ impl Drive {
             return Ok(());
         };
         let asked = tokio::task::spawn_blocking(move || self::unmount(&mount, wait));
-        let outcome = asked.await.context("unmounting")?;
+        let (outcome, left) = asked.await.context("unmounting")??.done();
+        if outcome.is_ok() && !left.is_nothing() {
+            eprintln!("{left} not on the network yet: kept in the cache for the next start");
+        }
         if outcome.is_ok() {
             self.ended_if_ours().await;
         }
@@ -85,17 +89,21 @@ impl Drive {
     pub(super) fn interrupt(mountpoint: &Path) {
         let mounts = register::all().unwrap_or_default();
         for mount in mounts.iter().filter(|mount| mount.mountpoint == mountpoint) {
-            if let Some(pid) = rustix::process::Pid::from_raw(mount.pid as i32) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let Some(pid) = Pid::from_raw(mount.pid as i32) else { continue };
+            // One says that it has to end, the other that it must not wait; of one kind both might become one.
+            for signal in [Signal::INT, Signal::TERM] {
+                // A process that is gone needs no telling.
+                let _ = kill_process(pid, signal);
             }
         }
     }
 }
 
 /// Asks the process that serves a mount to unmount, showing what is still pending.
-pub(super) fn unmount(mount: &Mount, wait: bool) -> Outcome {
+fn unmount(mount: &Mount, wait: bool) -> Outcome<Reply> {
     let mut progress = UploadProgress::new();
-    let reply = control::ask(&mount.socket, &Request::Unmount { wait, lazy: false }, |pending| progress.show(pending));
+    let request = Request::Unmount { wait, lazy: false, timeout_ms: None };
+    let reply = control::ask(&mount.socket, &request, |pending| progress.show(pending));
     progress.finish();
-    reply?.done()
+    reply
 }

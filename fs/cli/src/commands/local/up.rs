@@ -1,9 +1,11 @@
 //! `strewn local up` and `down`.
 
-use super::drive::{Drive, unmount};
+use super::drive::Drive;
 use super::{DataArg, grant};
+use crate::control::Request;
 use crate::error::{Context, Failure, Outcome};
 use crate::signals::Signals;
+use crate::waiting::{self, Patience};
 use crate::{config, detach, output, register};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -116,6 +118,8 @@ pub(crate) struct Down {
     /// Do not wait for the upload: what is pending stays in the cache
     #[arg(long)]
     no_wait: bool,
+    #[command(flatten)]
+    patience: Patience,
 }
 
 impl Down {
@@ -125,9 +129,12 @@ impl Down {
         // The drive first, from here: so its progress is seen, and the network stays when it cannot be drained.
         let cache = data.join("cache");
         for mount in register::all()?.into_iter().filter(|mount| mount.cache == cache) {
-            let wait = !self.no_wait;
-            let unmounted = tokio::task::spawn_blocking(move || unmount(&mount, wait)).await;
-            unmounted.context("unmounting")??;
+            let request = Request::Unmount { wait: !self.no_wait, lazy: false, timeout_ms: self.patience.millis() };
+            let waited = waiting::wait(&mount, request).await?;
+            waited.outcome?;
+            if !waited.left.is_nothing() {
+                eprintln!("{} not on the network yet: kept in the cache for the next start", waited.left);
+            }
         }
         super::done(super::ask(&data, &control::Request::Stop).await?)?;
         let ended = tokio::task::spawn_blocking(move || wait_for_exit(&process)).await;

@@ -1,0 +1,181 @@
+//! An unmount is honest: it waits for the network, can be interrupted, and says what is pending when it gives up.
+
+use crate::harness::{Drive, fail, is_mounted, output, run, sh, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A network that can take nothing: half of its nodes are away, so no segment can be stored.
+fn away(drive: &Drive) {
+    (0..5).for_each(|node| drive.node(node, &["stop"]));
+}
+
+fn back(drive: &Drive) {
+    (0..5).for_each(|node| drive.node(node, &["start"]));
+}
+
+fn write_some(drive: &Drive) {
+    sh(drive.path(), "head -c 300000 /dev/urandom > file; sha256sum file > ../sum");
+}
+
+/// Starts a command and returns once it has said on standard error how far it is.
+fn start_waiting(mut command: Command) -> (Child, BufReader<impl Read>) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.starts_with("uploading: ") && line.contains("pending"), "{line:?}");
+    (child, stderr)
+}
+
+/// The end of a command that must fail: what it said from here on.
+#[track_caller]
+fn failed(mut child: Child, mut stderr: impl Read) -> String {
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    said
+}
+
+fn json(text: &[u8]) -> Value {
+    serde_json::from_slice(text).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(text)))
+}
+
+fn signal(process: u32, signal: Signal) {
+    kill_process(Pid::from_raw(process as i32).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn with_the_network_away_it_fails_and_says_what_is_pending() {
+    let drive = Drive::up();
+    away(&drive);
+    write_some(&drive);
+    let unmounted = output(drive.strewn(["umount", "--json", "--timeout", "500ms"]).arg(drive.path()));
+    assert_eq!(unmounted.status.code(), Some(1));
+    let told = json(&unmounted.stdout);
+    assert_eq!((&told["unmounted"], &told["mountpoint"]), (&Value::from(false), &Value::from(drive.path().to_str())));
+    assert!(told["pending"]["bytes"].as_u64().unwrap() >= 300_000 && told["error"].is_string(), "{told}");
+    let said = String::from_utf8(unmounted.stderr).unwrap();
+    assert!(said.contains("storage nodes") && said.contains("nothing is lost"), "{said}");
+    let synced = output(drive.strewn(["sync", "--json", "--timeout", "500ms"]).arg(drive.path()));
+    assert_eq!((synced.status.code(), &json(&synced.stdout)["synced"]), (Some(1), &Value::from(false)));
+    assert!(is_mounted(drive.path()));
+    sh(drive.path(), "sha256sum -c ../sum");
+    back(&drive);
+    let synced = json(run(drive.strewn(["sync", "--json"]).arg(drive.path())).as_bytes());
+    assert_eq!((&synced["synced"], &synced["pending"]["bytes"]), (&Value::from(true), &Value::from(0)));
+
+    let unmounted = json(run(drive.strewn(["umount", "--json"]).arg(drive.path())).as_bytes());
+    assert_eq!((&unmounted["unmounted"], &unmounted["pending"]["files"]), (&Value::from(true), &Value::from(0)));
+    assert!(!is_mounted(drive.path()));
+}
+
+#[test]
+fn an_interrupt_only_stops_waiting() {
+    let drive = Drive::up();
+    away(&drive);
+    write_some(&drive);
+    for command in ["umount", "sync"] {
+        let mut waiting = drive.strewn([command, "--timeout", "1h"]);
+        waiting.arg(drive.path());
+        let (child, stderr) = start_waiting(waiting);
+        signal(child.id(), Signal::INT);
+        let said = failed(child, stderr);
+        assert!(said.contains("stopped waiting") && said.contains("goes on uploading"), "{said}");
+    }
+    back(&drive);
+    drive.sync();
+    // Everything is there, and nobody waits for the end any more.
+    std::fs::write(drive.path().join("more"), "more").unwrap();
+    drive.sync();
+    assert!(is_mounted(drive.path()));
+}
+
+#[test]
+fn without_waiting_the_queue_is_kept_for_the_next_mount() {
+    let drive = Drive::up();
+    away(&drive);
+    write_some(&drive);
+    let mut waiting = drive.strewn(["umount", "--timeout", "1h"]);
+    waiting.arg(drive.path());
+    let (mut child, mut stderr) = start_waiting(waiting);
+    // It also ends the waiting of others.
+    let unmounted = output(drive.strewn(["umount", "--no-wait", "--json"]).arg(drive.path()));
+    assert!(unmounted.status.success(), "{}", String::from_utf8_lossy(&unmounted.stderr));
+    let said = String::from_utf8(unmounted.stderr).unwrap();
+    assert!(said.contains("not on the network yet") && said.contains("kept"), "{said}");
+    let told = json(&unmounted.stdout);
+    assert!(told["unmounted"] == true && told["pending"]["bytes"].as_u64().unwrap() >= 300_000, "{told}");
+    stderr.read_to_string(&mut String::new()).unwrap();
+    assert!(child.wait().unwrap().success(), "the other one has what it wished for");
+    assert!(!is_mounted(drive.path()));
+    back(&drive);
+    drive.mount("drive", drive.path(), &drive.access(), &drive.cache());
+    sh(drive.path(), "sha256sum -c ../sum");
+    drive.sync();
+    let back = drive.beside("back");
+    std::fs::create_dir(&back).unwrap();
+    drive.mount("drive", &back, &drive.access(), &drive.beside("cold"));
+    sh(&back, "sha256sum -c ../sum");
+}
+
+/// A mount in the foreground, as a service manager runs it.
+fn foreground(drive: &Drive, mountpoint: &Path, cache: &Path) -> (Child, BufReader<impl Read>) {
+    std::fs::create_dir_all(mountpoint).unwrap();
+    let mut mount = drive.strewn(["mount", "drive", "--drain-timeout", "500ms"]);
+    mount.arg(mountpoint).arg("--cache-dir").arg(cache).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = mount.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready "), "{line:?}");
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    (child, stderr)
+}
+
+#[test]
+fn a_mount_that_is_told_to_stop_uploads_first() {
+    let drive = Drive::up();
+    let (mountpoint, cache) = (drive.beside("other"), drive.beside("other-cache"));
+    for kind in [Signal::TERM, Signal::INT] {
+        let (mut child, mut stderr) = foreground(&drive, &mountpoint, &cache);
+        let text = format!("{kind:?}");
+        std::fs::write(mountpoint.join("stopped"), &text).unwrap();
+        signal(child.id(), kind);
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        assert!(child.wait().unwrap().success(), "{said}");
+        assert!(!is_mounted(&mountpoint));
+        assert_eq!(run(drive.strewn(["cat", "strewn://drive/stopped"])), text);
+    }
+}
+
+#[test]
+fn a_mount_that_is_told_to_stop_without_a_network_fails_and_keeps_its_queue() {
+    let drive = Drive::up();
+    let (mountpoint, cache) = (drive.beside("other"), drive.beside("other-cache"));
+    let (child, stderr) = foreground(&drive, &mountpoint, &cache);
+    away(&drive);
+    sh(&mountpoint, "head -c 300000 /dev/urandom > file; sha256sum file > ../sum");
+    signal(child.id(), Signal::TERM);
+    let said = failed(child, stderr);
+    assert!(said.contains("not on the network yet") && said.contains("nothing is lost"), "{said}");
+    wait_until("it is not mounted", || !is_mounted(&mountpoint));
+    back(&drive);
+    let (mut child, _stderr) = foreground(&drive, &mountpoint, &cache);
+    sh(&mountpoint, "sha256sum -c ../sum");
+    run(drive.strewn(["umount"]).arg(&mountpoint));
+    assert!(child.wait().unwrap().success());
+    assert!(run(drive.strewn(["stat", "strewn://drive/file"])).contains("300000"));
+}
+
+#[test]
+fn a_directory_on_a_drive_is_no_mountpoint() {
+    let drive = Drive::up();
+    let inside = drive.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let said = fail(drive.strewn(["umount"]).arg(&inside));
+    assert!(said.contains("not a mountpoint"), "{said}");
+    assert!(is_mounted(drive.path()));
+}
