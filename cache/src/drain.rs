@@ -178,7 +178,8 @@ mod tests {
             target: Bytes::new(),
             xattrs: Arc::default(),
         };
-        let record = Record { attributes, content: window::content_hash(&[]), entries_as_of: moment };
+        let content = window::content_hash(&[]);
+        let record = Record { attributes, content, entries_as_of: moment, allocated: None };
         let sealed = InodeKeys::new(&root.key).seal_record(root.inode, Kind::Directory, 1, &record);
         MemoryBucket::new(settings, sealed)
     }
