@@ -6,7 +6,7 @@ use crate::disk::{Disk, FileDisk, OpenError};
 use crate::journal::BootId;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
-use crate::{Error, Invalidation, Options, Root, Status, Stop, Transaction, maintain, recover, upload};
+use crate::{Error, Invalidation, Options, Root, Status, Stop, Transaction, maintain, recover, upload, warm};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -106,10 +106,18 @@ impl Cache {
         options: Options,
     ) -> Result<Self, Error> {
         let (settings, of) = (bucket.settings().clone(), root.clone());
-        let (store, journal, state, rebooted) = blocking(move || {
-            let (store, found) = Store::open(disk.clone())?;
+        let (theirs, wanted) = (disk.clone(), options.index);
+        let (store, found, mount, index) = blocking(move || {
+            let (store, found) = Store::open(theirs.clone())?;
             let mount = recover::identify(&store, &settings, &of)?;
-            let (journal, state, rebooted) = recover::open(&store, found, disk, boot, &of, mount)?;
+            // Before anything is written to a data file: it takes back what it says of them.
+            let index = warm::open_index(&*theirs, boot, wanted);
+            Ok((store, found, mount, index))
+        })
+        .await?;
+        let (rows, of) = (warm::read_rows(&index).await, root.clone());
+        let (store, journal, state, rebooted) = blocking(move || {
+            let (journal, state, rebooted) = recover::open(&store, found, disk, boot, &of, mount, rows)?;
             Ok((store, journal, state, rebooted))
         })
         .await?;
@@ -120,6 +128,7 @@ impl Cache {
             bucket,
             store,
             journal,
+            index,
             state: Mutex::new(state),
             gate: tokio::sync::RwLock::new(()),
             progress: watch::channel(0).0,
@@ -273,6 +282,9 @@ impl Cache {
         }
         let kept = self.keep().await;
         self.shared.closed.store(true, Ordering::Release);
+        // Who comes through the gate from here on finds the cache closed.
+        drop(self.shared.gate.write().await);
+        let kept = kept.and(self.shared.keep_for_next_time().await);
         if let Some(lock) = &self.lock {
             lock.release()?;
         }

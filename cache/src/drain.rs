@@ -27,7 +27,7 @@ impl Shared {
                 // What a refusal took apart is pending again.
                 match self.state.lock().pipeline.taken_apart {
                     true => {}
-                    false => return Ok(()),
+                    false => break,
                 }
                 last = self.freeze_all().await?;
             }
@@ -43,6 +43,10 @@ impl Shared {
             // Time or news: look again.
             let _ended = tokio::time::timeout(every, progress.changed()).await;
         }
+        // Everything is clean now: a good moment to note what is here.
+        self.keep_files(true);
+        self.index.flush().await;
+        Ok(())
     }
 
     /// Takes everything that is pending. Gives the newest cut.

@@ -29,6 +29,7 @@ mod status;
 mod store;
 mod tree;
 mod upload;
+mod warm;
 
 pub use cache::{Cache, Position, Seek, Written};
 pub use error::Error;

@@ -50,6 +50,7 @@ impl Shared {
     pub(crate) async fn house_round(self: &Arc<Self>) -> Result<(), Error> {
         self.sync_data_files().await?;
         self.remove_done().await?;
+        self.keep_files(false);
         self.evict();
         if self.journal.size_since_snapshot() > SNAPSHOT_AFTER {
             self.snapshot().await?;
@@ -131,6 +132,7 @@ impl Shared {
                 shared.store.remove_cut(cut);
             }
             abandoned.iter().for_each(|(inode, generation)| shared.store.remove_data(*inode, *generation));
+            shared.forget_rows(&abandoned);
             Ok(())
         })
         .await
@@ -138,6 +140,7 @@ impl Shared {
 
     /// Forgets clean state that memory or disk have no room for.
     fn evict(&self) {
+        let index = self.index.bytes_on_disk();
         let mut state = self.state.lock();
         if state.pipeline.resolving {
             return;
@@ -149,7 +152,8 @@ impl Shared {
         if state.tree.memory_bytes > SMALL_FILES {
             state.tree.forget_small_files(SMALL_FILES / 2);
         }
-        let disk = self.journal.bytes_on_disk() + state.pipeline.queued.iter().map(|queued| queued.bytes).sum::<u64>();
+        let disk =
+            index + self.journal.bytes_on_disk() + state.pipeline.queued.iter().map(|queued| queued.bytes).sum::<u64>();
         let present = state.tree.present_bytes();
         self.counters.disk_bytes.store(disk + present, Ordering::Relaxed);
         if disk + present > self.options.budget {

@@ -25,6 +25,9 @@ pub struct Options {
     pub memory: u64,
     /// Name of this machine in the names of conflict copies.
     pub host: String,
+    /// Keep an index, so that clean bytes are found again after a restart. It holds keys and names in the clear, like the
+    /// journal.
+    pub index: bool,
     /// No changes.
     pub read_only: bool,
 }
@@ -41,6 +44,7 @@ impl Default for Options {
             deadline: Duration::from_secs(30),
             memory: 128 << 20,
             host: String::from("local"),
+            index: true,
             read_only: false,
         }
     }

@@ -8,17 +8,19 @@
 //! - After a reboot of the machine a write whose bytes are not in the journal counts only up to the mark of its data file, and
 //!   no later write to the same content counts either: the file ends up as it was at one earlier moment, and never shows
 //!   zeros that nobody wrote. What a batch took counts: it is in sealed files.
-//! - Clean bytes are dropped: they can be had again.
+//! - Clean bytes are dropped, they can be had again; but for data files that a row of the index speaks of, see `warm`.
 
 use crate::content::Digest;
 use crate::content::map::{Backing, Fill, MAX_MEMORY};
 use crate::cut::batch::Queued;
 use crate::cut::seal::draw;
+use crate::data::DataId;
 use crate::journal::{self, Journal, Recovered};
 use crate::record::{self, Mutation, Write};
 use crate::shared::{Pipeline, State};
 use crate::store::{Found, Store};
-use crate::tree::Tree;
+use crate::tree::{Tree, WarmFile};
+use crate::warm::Row;
 use crate::{Error, Root};
 use bytes::Bytes;
 use rangemap::RangeSet;
@@ -70,6 +72,7 @@ pub(crate) fn recover(
     recovered: &Recovered,
     root: &Root,
     mount: MountId,
+    rows: HashMap<InodeId, Row>,
 ) -> Result<State, Error> {
     let outlook = Outlook::read(recovered)?;
     let mut replay = Replay::new(store, Tree::new(root.inode), Pipeline::new(mount), outlook);
@@ -78,8 +81,8 @@ pub(crate) fn recover(
         let position = Position { sequence: record.sequence.0, rebooted: record.rebooted };
         replay.record(decode(&record.payload)?, position)?;
     }
-    let state = replay.finish()?;
-    clean_up(store, &found, &state);
+    let mut state = replay.finish()?;
+    clean_up(store, &found, &mut state, rows);
     Ok(state)
 }
 
@@ -331,16 +334,28 @@ fn newest_pieces(pieces: &[(u64, u64, Option<Bytes>)], dirty: &RangeSet<u64>) ->
     newest
 }
 
-/// Removes files that nothing refers to.
-fn clean_up(store: &Store, found: &Found, state: &State) {
+/// Removes files that nothing refers to. Clean data files that a row speaks of stay.
+fn clean_up(store: &Store, found: &Found, state: &mut State, mut rows: HashMap<InodeId, Row>) {
     for file in &found.data {
-        let content = state.tree.node(file.inode).and_then(|node| node.content.as_deref());
-        let used = content
-            .is_some_and(|content| content.generation == file.generation && matches!(content.backing, Backing::File));
-        if !used {
-            store.remove_data(file.inode, file.generation);
+        let DataId { inode, generation } = file.id;
+        let row = rows.remove(&inode).filter(|row| row.generation == generation);
+        let content = state.tree.node_mut(inode).and_then(|node| node.content.as_deref_mut());
+        let used =
+            content.filter(|content| content.generation == generation && matches!(content.backing, Backing::File));
+        match (used, row) {
+            // A row about a file that the journal knows better should not be there; it goes before the file is written.
+            (Some(content), Some(row)) => content.kept = Some(row.content),
+            (Some(_), None) => {}
+            (None, Some(row)) if row.ranges.last().is_some_and(|last| last.end <= file.length) => {
+                if !row.synced {
+                    store.doubt_data(inode, generation);
+                }
+                state.tree.put_warm(inode, WarmFile { row, kept: true });
+            }
+            (None, _) => store.remove_data(inode, generation),
         }
     }
+    state.tree.attach_all_warm();
     let segments: HashSet<_> =
         state.pipeline.queued.iter().flat_map(|queued| &queued.segments).map(|segment| segment.id).collect();
     found.segments.iter().filter(|id| !segments.contains(id)).for_each(|id| store.remove_segment(*id));
@@ -356,9 +371,10 @@ pub(crate) fn open(
     boot: journal::BootId,
     root: &Root,
     mount: MountId,
+    rows: HashMap<InodeId, Row>,
 ) -> Result<(Journal, State, bool), Error> {
     let (journal, recovered) = Journal::open(disk, journal::Settings::new(boot))?;
-    let state = recover(store, found, &recovered, root, mount)?;
+    let state = recover(store, found, &recovered, root, mount, rows)?;
     Ok((journal, state, recovered.rebooted))
 }
 

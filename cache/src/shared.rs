@@ -9,6 +9,7 @@ use crate::content::Digest;
 use crate::cut::batch::Queued;
 use crate::cut::freeze::FrozenCut;
 use crate::cut::seal::{Sealed, Segment};
+use crate::index::Index;
 use crate::journal::Journal;
 use crate::outgoing::Outgoing;
 use crate::record::{self, Mutation};
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) bucket: Arc<dyn BucketService>,
     pub(crate) store: Store,
     pub(crate) journal: Journal,
+    /// Clean state for the next opening.
+    pub(crate) index: Index,
     pub(crate) state: Mutex<State>,
     /// Held shared by writers between the first byte and the record, alone by a freeze.
     pub(crate) gate: tokio::sync::RwLock<()>,

@@ -19,7 +19,7 @@ pub(crate) struct Store {
 
 /// What was there when the store was opened.
 pub(crate) struct Found {
-    pub(crate) data: Vec<DataId>,
+    pub(crate) data: Vec<data::Found>,
     pub(crate) segments: Vec<SegmentId>,
     pub(crate) cuts: Vec<u64>,
 }
@@ -30,7 +30,7 @@ impl Store {
         let (data, files) = DataFiles::open(disk.clone())?;
         let (sealed, found) = Sealed::open(disk)?;
         let found = Found {
-            data: files.into_iter().map(|file| file.id).collect(),
+            data: files,
             segments: found.segments.into_iter().map(|(segment, _)| segment).collect(),
             cuts: found.blobs.into_iter().map(|(number, _)| number).filter(|number| *number != IDENTITY).collect(),
         };
@@ -63,6 +63,21 @@ impl Store {
         let id = DataId { inode, generation };
         self.data.mark_dirty(id);
         Ok(self.data.sync_blocking(id)?)
+    }
+
+    /// Makes durable what this process, or one before of which [`Self::doubt_data`] was told, wrote to a data file. Blocks.
+    pub(crate) fn sync_data(&self, inode: InodeId, generation: u64) -> Result<(), Error> {
+        Ok(self.data.sync_blocking(DataId { inode, generation })?)
+    }
+
+    /// Whether a data file is durable, as far as this process knows.
+    pub(crate) fn is_clean(&self, inode: InodeId, generation: u64) -> bool {
+        self.data.is_clean(DataId { inode, generation })
+    }
+
+    /// Counts a data file as not durable.
+    pub(crate) fn doubt_data(&self, inode: InodeId, generation: u64) {
+        self.data.mark_dirty(DataId { inode, generation });
     }
 
     /// Removes a data file that may already be gone. One that cannot be removed costs room, and is tried again at the next

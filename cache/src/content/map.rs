@@ -101,6 +101,8 @@ pub(crate) struct Content {
     pub(crate) written: u64,
     /// Journal position up to which the data file is durable.
     pub(crate) synced: u64,
+    /// The index may have a row about the data file: that present bytes are those of the content with this hash.
+    pub(crate) kept: Option<[u8; 32]>,
     /// Ranges that are being fetched.
     pub(crate) fetching: RangeSet<u64>,
     /// Readers of the data file right now; it is not evicted meanwhile.
@@ -132,6 +134,7 @@ impl Content {
             batches: 0,
             written: 0,
             synced: 0,
+            kept: None,
             fetching: RangeSet::new(),
             readers: 0,
             guard: Arc::default(),
@@ -398,6 +401,11 @@ impl Content {
     /// True if its bytes are in the data file of this generation.
     pub(crate) fn is_in_file(&self, generation: u64) -> bool {
         self.generation == generation && matches!(self.backing, Backing::File)
+    }
+
+    /// Whether somebody is changing bytes of the backing, or about to.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guard.try_lock().is_err()
     }
 
     /// Whether clean bytes may go: nothing of it is dirty, frozen, being fetched or read.

@@ -248,12 +248,14 @@ impl Shared {
 
     /// Puts fetched bytes into the backing, wherever nothing else came in between.
     async fn fill(&self, fetch: &Fetch, plain: Vec<u8>) -> Result<(), Error> {
-        let guard = {
-            let state = self.state.lock();
-            let content = state.tree.node(fetch.inode).and_then(|node| node.content.as_deref()).ok_or(Error::Stale)?;
-            content.guard.clone()
-        };
-        let _held = guard.lock().await;
+        let _gate = self.gate.read().await;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let _held = self.hold(fetch.inode).await?;
+        if self.speaks_of_another(fetch.inode) {
+            self.disown(fetch.inode).await?;
+        }
         let Some((generation, wanted)) = self.plan_fill(fetch, &plain)? else { return Ok(()) };
         for part in &wanted {
             let (start, end) = (part.start - fetch.range.start, part.end - fetch.range.start);
@@ -269,8 +271,17 @@ impl Shared {
             for part in content.still_remote(&wanted, &fetch.extent) {
                 content.present.insert(part);
             }
+            state.tree.warm.note_filled(fetch.inode);
         }
         Ok(())
+    }
+
+    /// True if the index speaks of a file's data file as of another content than it has now.
+    fn speaks_of_another(&self, inode: InodeId) -> bool {
+        let state = self.state.lock();
+        state.tree.node(inode).is_some_and(|node| {
+            node.content.as_deref().and_then(|content| content.kept).is_some_and(|hash| hash != node.digest.hash)
+        })
     }
 
     /// What of a fetched stretch is to be written to the data file, if that is where the file is kept. Small files are filled

@@ -30,6 +30,8 @@ enum Step {
     Done(Written),
     /// A cut is still to seal what the write would change.
     Wait,
+    /// The index speaks of the data file: it has to forget that first.
+    Disown,
     /// The small file outgrows memory.
     Spill(Arc<Vec<u8>>),
     /// Bytes go to this offset of the data file of this generation.
@@ -57,14 +59,17 @@ impl Shared {
                 return Ok(written);
             }
             let gate = self.gate.read().await;
-            let guard = self.guard(inode)?;
-            let held = guard.lock().await;
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Error::Closed);
+            }
+            let held = self.hold(inode).await?;
             match self.begin(inode, position, data, &mut update)? {
                 Step::Done(written) => return Ok(written),
                 Step::Wait => {
                     drop((held, gate));
                     self.wait_for_seal(&mut progress).await?;
                 }
+                Step::Disown => self.disown(inode).await?,
                 Step::Spill(bytes) => self.spill(inode, &bytes)?,
                 Step::File(generation, offset) => {
                     let written = self.store.write_data(inode, generation, offset, data);
@@ -122,6 +127,18 @@ impl Shared {
         }
     }
 
+    /// Takes the guard of a file's content: nobody else changes bytes of it, and it is not forgotten.
+    pub(crate) async fn hold(&self, inode: InodeId) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
+        loop {
+            let guard = self.guard(inode)?;
+            let held = guard.clone().lock_owned().await;
+            // Forgotten and loaded anew meanwhile: that is another content with a guard of its own.
+            if Arc::ptr_eq(&guard, &self.guard(inode)?) {
+                return Ok(held);
+            }
+        }
+    }
+
     fn guard(&self, inode: InodeId) -> Result<Arc<tokio::sync::Mutex<()>>, Error> {
         let state = self.state.lock();
         let content = state.tree.node(inode).ok_or(Error::Stale)?.content.as_deref();
@@ -158,6 +175,7 @@ impl Shared {
         let generation = content.generation;
         match &content.backing {
             Backing::File if content.sealing(&(offset..end)) => Ok(Step::Wait),
+            Backing::File if content.kept.is_some() => Ok(Step::Disown),
             Backing::File => Ok(Step::File(generation, offset)),
             Backing::Memory(bytes) if end > MAX_MEMORY || size > MAX_MEMORY => Ok(Step::Spill(bytes.clone())),
             Backing::Memory(_) => {
@@ -213,6 +231,7 @@ impl Shared {
         let size = node.attributes.size.max(offset + data.len() as u64);
         let inline = data.len() <= MAX_INLINE_RECORD;
         self.record_write(&mut state, inode, generation, offset, data, inline, update)?;
+        state.tree.warm.note_written(inode);
         if !inline {
             state.unsynced.insert(inode);
         }

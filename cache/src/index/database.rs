@@ -1,8 +1,9 @@
 //! The SQLite file of the index.
 //!
 //! Version 1: `inodes(inode, value)`, `ranges(inode, value, synced)`, `entries(directory, name, cookie, value)`,
-//! `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the boot it was last used in (16 bytes) and the feed position (epoch and sequence, 8 bytes
-//! each, big-endian). Another version is no index.
+//! `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the boot
+//! it was last used in (16 bytes), how often it was opened (8 bytes, big-endian) and the feed position (epoch and sequence,
+//! 8 bytes each, big-endian). Another version is no index.
 
 use super::pending::{Directory, Pending};
 use super::{EntryRow, Feed, Listing};
@@ -57,6 +58,7 @@ impl Database {
                 _ => {}
             }
         }
+        sync_directory_of(path).map_err(|_| rusqlite::Error::InvalidPath(path.into()))?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "application_id", APPLICATION)?;
         connection.execute_batch(SCHEMA)?;
@@ -181,12 +183,26 @@ impl Database {
         // A power cut may take the last batches, never a part of one.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         Self::prepare(&connection)?;
-        let database = Self { connection, boot };
-        if database.fact("boot")?.as_deref() != Some(&boot.0[..]) {
-            database.connection.execute("DELETE FROM ranges WHERE synced = 0", [])?;
-            set_fact(&database.connection, "boot", &boot.0)?;
-        }
+        let mut database = Self { connection, boot };
+        database.withdraw_promises()?;
         Ok(database)
+    }
+
+    /// Takes back, durably, that rows about data files outlive a reboot: the files may be written again from here on.
+    fn withdraw_promises(&mut self) -> rusqlite::Result<()> {
+        let rebooted = self.fact("boot")?.as_deref() != Some(&self.boot.0[..]);
+        let opened = self.fact("opened")?.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        let transaction = self.connection.transaction()?;
+        if rebooted {
+            transaction.execute("DELETE FROM ranges WHERE synced = 0", [])?;
+            set_fact(&transaction, "boot", &self.boot.0)?;
+        }
+        transaction.execute("UPDATE ranges SET synced = 0 WHERE synced <> 0", [])?;
+        // Always a change, so that there is always a sync: the last opening may have been killed in the middle of its own.
+        set_fact(&transaction, "opened", &opened.unwrap_or(0).wrapping_add(1).to_be_bytes())?;
+        transaction.commit()?;
+        self.connection.pragma_update(None, "synchronous", "NORMAL")
     }
 
     fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -249,6 +265,14 @@ fn set_fact(connection: &Connection, name: &str, value: &[u8]) -> rusqlite::Resu
         .prepare_cached("INSERT OR REPLACE INTO facts(name, value) VALUES (?1, ?2)")?
         .execute(params![name, value])?;
     Ok(())
+}
+
+/// What was deleted must not come back after a power cut.
+fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(directory) => std::fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn bytes(value: Vec<u8>) -> Bytes {

@@ -14,7 +14,8 @@
 //! - A missing row means nothing, so a listing needs a mark that it is whole ([`Index::put_listing`]). The mark goes with the
 //!   first entry that is dropped, and is not taken if any row was lost since the entries were put ([`Index::losses`]).
 //! - A row about ranges of a data file names the file's generation, drawn anew for every file, so it cannot speak for a
-//!   later one. Stored as not synced, it is deleted when the machine has rebooted.
+//!   later one. Stored as not synced, it is deleted when the machine has rebooted. Stored as synced, it outlives one reboot
+//!   that comes before the next opening: opening the index makes it, durably, one that is not synced.
 //!
 //! Values are opaque. An answer is true at the moment of the call; who puts it into memory checks under his own lock that
 //! nothing was forgotten meanwhile.
@@ -85,8 +86,8 @@ pub struct Index {
 
 struct Handle {
     shared: Arc<Shared>,
-    reads: Option<mpsc::Sender<Read>>,
-    threads: Vec<JoinHandle<()>>,
+    reads: Mutex<Option<mpsc::Sender<Read>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 type Read = Box<dyn FnOnce(&mut Reader) + Send>;
@@ -130,6 +131,18 @@ impl Index {
         Self::start(path, database, silent)
     }
 
+    /// Removes the index of a file, as far as it can be. Blocks.
+    pub fn remove(path: &Path) {
+        for file in database::files(path) {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, "cannot remove the index");
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// An index that keeps nothing.
     pub fn none() -> Self {
         Self::start(Path::new(""), None, true)
@@ -155,7 +168,7 @@ impl Index {
             batches: AtomicU64::new(0),
             rebuilt: AtomicU64::new(0),
         });
-        let mut handle = Handle { shared: shared.clone(), reads: None, threads: Vec::new() };
+        let handle = Handle { shared: shared.clone(), reads: Mutex::default(), threads: Mutex::default() };
         if let Some(database) = database {
             let (reads, requests) = mpsc::channel(MAX_READS);
             let theirs = shared.clone();
@@ -166,13 +179,13 @@ impl Index {
                 .spawn(move || Reader::new(theirs).run(requests));
             match (writer, reader) {
                 (Ok(writer), Ok(reader)) => {
-                    handle.reads = Some(reads);
-                    handle.threads = vec![writer, reader];
+                    *handle.reads.lock() = Some(reads);
+                    *handle.threads.lock() = vec![writer, reader];
                 }
                 // Without threads nothing is kept; one that did start ends with the handle.
                 (writer, reader) => {
                     shared.state.lock().silent = true;
-                    handle.threads.extend(writer.into_iter().chain(reader));
+                    handle.threads.lock().extend(writer.into_iter().chain(reader));
                 }
             }
         }
@@ -235,6 +248,14 @@ impl Index {
     /// Forgets which ranges of an inode there are.
     pub fn forget_ranges(&self, inode: InodeId) {
         self.change(|waiting, _| waiting.set_ranges(inode, None));
+    }
+
+    /// Forgets which ranges of an inode there are, so that no process finds them again in this boot of the machine. False if
+    /// that cannot be had: then the data file must stay as the row says, or go.
+    pub async fn forget_ranges_surely(&self, inode: InodeId) -> bool {
+        self.forget_ranges(inode);
+        self.flush().await;
+        !self.handle.shared.state.lock().silent
     }
 
     /// Sets how far the change feed was followed: all rows of before have been told of it.
@@ -306,6 +327,16 @@ impl Index {
         };
         // The sender lives as long as `self`.
         let _ = applied.wait_for(|&applied| applied >= wanted).await;
+    }
+
+    /// False if it keeps nothing.
+    pub fn is_open(&self) -> bool {
+        !self.handle.shared.state.lock().silent
+    }
+
+    /// Applies what waits, durably, and closes the file. From then on nothing is kept or found. Blocks.
+    pub fn close(&self) {
+        self.handle.close();
     }
 
     /// Bytes the index takes on disk. Blocks shortly.
@@ -383,20 +414,32 @@ impl Index {
             // The caller may have gone.
             let _ = answer.send(reader.run_query(query));
         });
-        self.handle.reads.as_ref()?.send(run).await.ok()?;
+        let reads = self.handle.reads.lock().clone()?;
+        reads.send(run).await.ok()?;
+        drop(reads);
         answered.await.ok().flatten()
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.state.lock().closing = true;
+        self.shared.wake.notify_one();
+        *self.reads.lock() = None;
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+        let mut state = self.shared.state.lock();
+        state.silent = true;
+        self.shared.applied.send_replace(u64::MAX);
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.state.lock().closing = true;
-        self.shared.wake.notify_one();
-        self.reads = None;
-        for thread in self.threads.drain(..) {
-            // A panic of the thread was reported when it happened.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 

@@ -268,7 +268,7 @@ impl Tree {
                 content.backing = Backing::Memory(Default::default());
             }
             content.present.clear();
-            (content.generation, content.written, content.synced) = (0, 0, 0);
+            (content.generation, content.written, content.synced, content.kept) = (0, 0, 0, None);
         }
         self.memory_bytes -= freed;
         if counted {

@@ -27,16 +27,19 @@ impl Tree {
         }
         idle.select_nth_unstable(count - 1);
         for (_, inode) in &idle[..count] {
+            self.retire(*inode);
             self.drop_node(*inode);
         }
         count
     }
 
-    /// Bytes of content in data files.
+    /// Bytes of content in data files, those of files that are not in memory included.
     pub(crate) fn present_bytes(&self) -> u64 {
         let contents = self.nodes.values().filter_map(|node| node.content.as_deref());
         let on_disk = contents.filter(|content| matches!(content.backing, Backing::File));
-        on_disk.flat_map(|content| content.present.iter()).map(|range| range.end - range.start).sum()
+        let in_memory: u64 =
+            on_disk.flat_map(|content| content.present.iter()).map(|range| range.end - range.start).sum();
+        in_memory + self.warm.bytes()
     }
 
     /// Forgets clean small files in memory until no more than `most` bytes are left, oldest use first.
@@ -49,9 +52,10 @@ impl Tree {
         }
     }
 
-    /// Forgets clean content in data files, at least `excess` bytes if there are as many, oldest use first.
+    /// Forgets clean content in data files, at least `excess` bytes if there are as many: first of files that are not in
+    /// memory, then by oldest use.
     pub(crate) fn forget_files(&mut self, excess: u64) {
-        let mut freed = 0;
+        let mut freed = self.forget_warm(excess);
         for inode in self.idle_contents(|backing| matches!(backing, Backing::File)) {
             if freed >= excess {
                 return;
@@ -75,11 +79,11 @@ impl Tree {
     }
 
     /// Drops the bytes of a clean content, not what is known of its extents. Gives how many there were.
-    fn forget_content(&mut self, inode: InodeId) -> u64 {
+    pub(super) fn forget_content(&mut self, inode: InodeId) -> u64 {
         let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return 0 };
         let bytes = content.present.iter().map(|range| range.end - range.start).sum();
         content.present.clear();
-        (content.written, content.synced) = (0, 0);
+        (content.written, content.synced, content.kept) = (0, 0, None);
         match std::mem::replace(&mut content.backing, Backing::Memory(Default::default())) {
             Backing::Memory(bytes) => self.memory_bytes -= bytes.len() as u64,
             Backing::File => {
@@ -93,6 +97,7 @@ impl Tree {
     pub(crate) fn doubt_all(&mut self) {
         let idle: Vec<InodeId> = self.nodes.keys().copied().filter(|inode| self.is_idle(*inode)).collect();
         for inode in idle {
+            self.retire(inode);
             self.drop_node(inode);
         }
         for node in self.nodes.values_mut().filter(|node| node.version != 0) {
@@ -108,7 +113,7 @@ impl Tree {
         inode != self.root
             && node.pins == 0
             && !node.is_local()
-            && node.content.as_ref().is_none_or(|content| content.is_evictable())
+            && node.content.as_ref().is_none_or(|content| content.is_evictable() && !content.is_guarded())
             && self.is_leaf(inode)
     }
 }

@@ -79,6 +79,7 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&adopt.inode) else {
             let node = Node { names: Vec::new(), ..Node::known(adopt) };
             self.nodes.insert(adopt.inode, node);
+            self.attach_warm(adopt.inode);
             self.touch(adopt.inode);
             return false;
         };

@@ -15,6 +15,7 @@ mod insert;
 mod node;
 mod snapshot;
 mod transaction;
+mod warm;
 
 pub(crate) use apply::{Misfit, SetTimes};
 pub(crate) use directory::{Directory, Slot};
@@ -22,6 +23,7 @@ pub(crate) use insert::Loaded;
 pub(crate) use node::Node;
 pub(crate) use transaction::attribute_change;
 pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
+pub(crate) use warm::{Warm, WarmFile};
 
 use crate::Name;
 use crate::content::Digest;
@@ -55,6 +57,8 @@ pub(crate) struct Tree {
     pub(crate) newest: Option<Instant>,
     /// Data files that nothing refers to any more: (inode, generation).
     pub(crate) abandoned: Vec<(InodeId, u64)>,
+    /// Data files of files that are not in memory, and what the index is to know.
+    pub(crate) warm: Warm,
     /// What each cut set, until it has settled.
     in_cuts: BTreeMap<u64, InCut>,
     /// Committed cuts that wait for older loads: (first ticket that began after, cut).
@@ -91,6 +95,7 @@ impl Tree {
             oldest: None,
             newest: None,
             abandoned: Vec::new(),
+            warm: Warm::default(),
             in_cuts: BTreeMap::new(),
             settling: VecDeque::new(),
             loads: BTreeSet::new(),
@@ -226,7 +231,8 @@ impl Tree {
             return false;
         }
         self.memory_bytes -= now.len() as u64;
-        (content.backing, content.generation) = (Backing::File, generation);
+        (content.backing, content.generation, content.kept) = (Backing::File, generation, None);
+        self.warm.note_filled(inode);
         true
     }
 

@@ -32,7 +32,7 @@ impl Session {
         let parent = config::cache_dir()?.join("commands");
         config::private_dir(&parent)?;
         let directory = tempfile::Builder::new().tempdir_in(&parent).context("making a cache directory")?;
-        let options = Options { read_only: opened.read_only, ..Options::default() };
+        let options = Options { read_only: opened.read_only, index: false, ..Options::default() };
         let cache =
             Cache::open(directory.path(), opened.service, opened.root, options).await.context("opening the cache")?;
         let paths = Paths::new(Arc::new(Volume::new(cache.clone())), caller());
