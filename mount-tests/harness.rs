@@ -12,6 +12,8 @@ pub(crate) struct Drive {
     dir: TempDir,
     mountpoint: PathBuf,
     up_arguments: Vec<String>,
+    /// `local up` mounts the drive.
+    mounted: bool,
 }
 
 impl Drive {
@@ -22,20 +24,36 @@ impl Drive {
 
     /// A network with further arguments for `local up`, and its drive.
     pub(crate) fn up_with(arguments: &[&str]) -> Self {
+        Self::new(arguments, true)
+    }
+
+    /// A network like that of [`up`](Self::up) without a drive: what is mounted, and how, is the test's affair. The mount
+    /// outlives the network.
+    pub(crate) fn network() -> Self {
+        Self::new(&["--segment-size", "1M"], false)
+    }
+
+    fn new(arguments: &[&str], mounted: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("strewn-test-").tempdir().expect("a temporary directory");
         let mountpoint = dir.path().join("mnt");
         let up_arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let drive = Self { dir, mountpoint, up_arguments };
+        let drive = Self { dir, mountpoint, up_arguments, mounted };
         drive.start();
         drive
     }
 
     /// Brings network and drive up (again).
     pub(crate) fn start(&self) {
-        let arguments = self.up_arguments.iter().map(String::as_str);
-        let mut command = self.strewn(["local", "up", self.mountpoint.to_str().expect("UTF-8"), "--detach", "--data"]);
-        let output = run(command.arg(self.data()).args(arguments));
-        assert_eq!(output.trim(), format!("ready {}", self.mountpoint.display()));
+        let mut command = self.strewn(["local", "up", "--detach", "--data"]);
+        command.arg(self.data()).args(&self.up_arguments);
+        let ready = match self.mounted {
+            true => self.mountpoint.clone(),
+            false => self.data(),
+        };
+        if self.mounted {
+            command.arg(&self.mountpoint);
+        }
+        assert_eq!(run(&mut command).trim(), format!("ready {}", ready.display()));
     }
 
     /// Uploads what is pending, unmounts, stops the network.
@@ -126,6 +144,9 @@ impl Drive {
 impl Drop for Drive {
     fn drop(&mut self) {
         // A failed test must not leave a network behind; what fails here has been reported where it mattered.
+        if !self.mounted {
+            drop(self.strewn(["umount", "--no-wait"]).arg(&self.mountpoint).output());
+        }
         drop(self.strewn(["local", "down", "--no-wait", "--data"]).arg(self.data()).output());
         unmount_below(self.dir.path());
     }

@@ -196,9 +196,9 @@ impl Cache {
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop>,
     {
-        match self.shared.attempt(&mut body) {
+        match self.shared.attempt(&mut body, true) {
             Ok(Attempt::Done(value)) => Some(Ok(value)),
-            Ok(Attempt::Missing(_)) => None,
+            Ok(Attempt::Missing(_) | Attempt::Held) => None,
             Err(error) => Some(Err(error)),
         }
     }

@@ -11,13 +11,15 @@ use crate::{Error, Invalidation};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use strewn_engine::bucket::Change;
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::DirectoryKeys;
 
 /// Bytes that are not in the journal are durable this long after they were written, plus the sync itself.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
+/// Writers are held back when that is later than this, so that nothing stays unsafe for much longer than a second.
+const LATE: Duration = Duration::from_secs(1);
 /// A snapshot is taken when more journal than this would have to be read at an opening.
 const SNAPSHOT_AFTER: u64 = 128 << 20;
 /// Most bytes of clean small files kept in memory.
@@ -58,13 +60,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes all bytes that are in data files alone durable.
+    /// Makes all bytes that are in data files alone durable, with what the journal says of them.
     pub(crate) async fn sync_data_files(self: &Arc<Self>) -> Result<(), Error> {
+        let started = Instant::now();
         let inodes: Vec<InodeId> = self.state.lock().unsynced.iter().copied().collect();
+        if inodes.is_empty() {
+            return Ok(());
+        }
         for inode in inodes {
             self.sync_data_file(inode).await?;
         }
-        Ok(())
+        // Whatever was added meanwhile is younger.
+        self.state.lock().unsynced_since = started;
+        Ok(self.journal.sync(self.journal.last()).await?)
     }
 
     /// Makes a file's bytes that are in its data file alone durable. The file stays on the list until it is done, so that
@@ -88,6 +96,15 @@ impl Shared {
             return Ok(());
         }
         Ok(())
+    }
+
+    /// Holds a change back while what was written before is not durable although it should long be. To be called without
+    /// locks held.
+    pub(crate) async fn admit_change(self: &Arc<Self>) -> Result<(), Error> {
+        if self.state.lock().is_late() {
+            self.sync_data_files().await?;
+        }
+        Ok(self.journal.admit().await?)
     }
 
     /// The data file that has to be synced for an inode, and the position of the newest write that it alone holds.
@@ -196,6 +213,21 @@ impl Shared {
             Ok(snapshot.finish()?)
         })
         .await
+    }
+}
+
+impl State {
+    /// Notes bytes that are in a data file alone.
+    pub(crate) fn note_unsynced(&mut self, inode: InodeId) {
+        if self.unsynced.is_empty() {
+            self.unsynced_since = Instant::now();
+        }
+        self.unsynced.insert(inode);
+    }
+
+    /// True if bytes are in a data file alone that should long be durable.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.unsynced.is_empty() && self.unsynced_since.elapsed() > LATE
     }
 }
 

@@ -271,7 +271,8 @@ impl<'a> Replay<'a> {
             self.pipeline.ages.push_back((cut, Instant::now()));
             self.pipeline.enqueue(Arc::new(queued));
         }
-        Ok(State { tree: self.tree, pipeline: self.pipeline, unsynced, buffer: Vec::new() })
+        let (tree, pipeline) = (self.tree, self.pipeline);
+        Ok(State { tree, pipeline, unsynced, unsynced_since: Instant::now(), buffer: Vec::new() })
     }
 
     /// Puts the bytes of a content into place: into memory if all of them are in the journal and the file is small, else into

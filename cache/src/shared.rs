@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) pipeline: Pipeline,
     /// Files with bytes that are in their data file alone and not synced.
     pub(crate) unsynced: HashSet<InodeId>,
+    /// When the oldest of these bytes were written, or somewhat earlier; without meaning when there are none.
+    pub(crate) unsynced_since: Instant,
     /// Where records are encoded.
     pub(crate) buffer: Vec<u8>,
 }
@@ -259,20 +261,27 @@ impl Shared {
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
-        self.admit_operations().await?;
+        let mut admitted = false;
         for _ in 0..MOST_ATTEMPTS {
-            match self.attempt(&mut body)? {
+            match self.attempt(&mut body, admitted)? {
                 Attempt::Done(value) => return Ok(value),
                 Attempt::Missing(missing) => self.load(missing).await?,
+                Attempt::Held => {
+                    self.admit_operations().await?;
+                    self.admit_change().await?;
+                    admitted = true;
+                }
             }
         }
         Err(Error::Network(bucket::Error::Unavailable(String::from("the directory changes faster than it loads"))))
     }
 
-    /// Runs a transaction once.
+    /// Runs a transaction once. What would change something is held back while it has to wait, unless it was `admitted`; what
+    /// only looks never is.
     pub(crate) fn attempt<T>(
         &self,
         body: &mut (impl FnMut(&mut Transaction<'_>) -> Result<T, Stop> + ?Sized),
+        admitted: bool,
     ) -> Result<Attempt<T>, Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
@@ -286,6 +295,9 @@ impl Shared {
             Err(Stop::Stale) => return Err(Error::Stale),
         };
         let outcome = transaction.finish();
+        if outcome.journaled && !admitted && (crowded(&state) || state.is_late() || self.journal.is_late()) {
+            return Ok(Attempt::Held);
+        }
         let pending = state.tree.pending_operations();
         let position = if outcome.journaled { state.append(&self.journal, &outcome.mutations)? } else { 0 };
         state.tree.apply_record(&outcome.mutations, &outcome.pins, position)?;
@@ -305,9 +317,6 @@ impl Shared {
 
     /// Waits while more operations are pending than a cut can take, so that every cut is one moment.
     pub(crate) async fn admit_operations(&self) -> Result<(), Error> {
-        let crowded = |state: &State| {
-            state.tree.pending_operations() >= cut::MOST_OPERATIONS || state.pipeline.unsent() >= cut::MOST_UNSENT
-        };
         self.wait_while(crowded, "changes that wait for the network").await
     }
 
@@ -413,10 +422,17 @@ impl Shared {
     }
 }
 
+/// True while no further change of names fits into a cut.
+fn crowded(state: &State) -> bool {
+    state.tree.pending_operations() >= cut::MOST_OPERATIONS || state.pipeline.unsent() >= cut::MOST_UNSENT
+}
+
 /// What came of one run of a transaction.
 pub(crate) enum Attempt<T> {
     Done(T),
     Missing(Missing),
+    /// It has to be admitted first.
+    Held,
 }
 
 impl From<crate::tree::Misfit> for Error {

@@ -89,7 +89,7 @@ impl Shared {
     }
 
     /// Room for new bytes: slows writers near the limit and holds them at it.
-    async fn admit_write(&self, length: u64) -> Result<(), Error> {
+    async fn admit_write(self: &Arc<Self>, length: u64) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -117,7 +117,7 @@ impl Shared {
                 || state.tree.pending_operations() >= cut::MOST_OPERATIONS
         };
         self.wait_while(full, "the limit of bytes that wait for the network").await?;
-        Ok(self.journal.admit().await?)
+        self.admit_change().await
     }
 
     /// After a write that failed half-way: clean bytes there may not be the network's any more.
@@ -233,7 +233,7 @@ impl Shared {
         self.record_write(&mut state, inode, generation, offset, data, inline, update)?;
         state.tree.warm.note_written(inode);
         if !inline {
-            state.unsynced.insert(inode);
+            state.note_unsynced(inode);
         }
         Ok(Some(Written { offset, size }))
     }

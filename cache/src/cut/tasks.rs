@@ -48,6 +48,7 @@ impl Backoff {
 /// Takes cuts when they are due.
 pub(crate) async fn take_cuts(shared: Arc<Shared>) {
     let mut progress = shared.progress.subscribe();
+    let mut backoff = Backoff::new();
     while !*shared.closing.borrow() {
         let due = {
             let state = shared.state.lock();
@@ -55,10 +56,10 @@ pub(crate) async fn take_cuts(shared: Arc<Shared>) {
         };
         match due {
             Some(at) if at <= Instant::now() => match shared.freeze().await {
-                Ok(_) => {}
+                Ok(_) => backoff = Backoff::new(),
                 Err(error) => {
                     shared.note_error(error);
-                    Backoff::new().pause(&shared).await;
+                    backoff.pause(&shared).await;
                 }
             },
             Some(at) => {

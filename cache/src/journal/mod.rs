@@ -232,6 +232,11 @@ impl Journal {
         self.handle.shared.admit().await
     }
 
+    /// True while [`admit`](Self::admit) would wait.
+    pub fn is_late(&self) -> bool {
+        self.handle.shared.late().is_some()
+    }
+
     /// The last change that survives a power cut.
     pub fn synced(&self) -> Sequence {
         Sequence(self.handle.shared.progress().synced)

@@ -74,9 +74,20 @@ fn base(variable: &str, under_home: &str) -> Outcome<PathBuf> {
     Ok(home.join(under_home).join("strewn"))
 }
 
-/// Creates a directory that only its owner may enter, with its parents.
+/// Creates a directory that only its owner may enter, with its parents. Names are durable before anything is put below them.
 pub(crate) fn private_dir(path: &Path) -> Outcome {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).context(format_args!("creating {}", path.display()))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    private_dir(parent)?;
+    let made = match DirBuilder::new().mode(0o700).create(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => std::fs::File::open(parent).and_then(|parent| parent.sync_all()),
+    };
+    made.context(format_args!("creating {}", path.display()))
 }
 
 /// Writes a file that only its owner may read, all or nothing.

@@ -1,5 +1,6 @@
 //! Errors for people: what went wrong, what to do next, and the exit code.
 
+use crate::output;
 use std::process::ExitCode;
 
 /// Why a command failed, in words for the person who typed it.
@@ -47,9 +48,9 @@ impl Failure {
 
     /// Prints to standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("strewn: {}", self.message);
+        output::say(format_args!("strewn: {}", self.message));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            output::say(format_args!("hint: {hint}"));
         }
         ExitCode::from(self.code)
     }

@@ -47,6 +47,8 @@ fn run() -> Outcome {
 fn log_to_stderr(filter: &str) -> Outcome {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| error::Failure::usage(format!("--log {filter:?}: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A log that cannot be written (its disk is full, or gone) must not end the process: that complaint would panic.
+    log.log_internal_errors(false).init();
     Ok(())
 }

@@ -11,6 +11,12 @@ pub(crate) fn line(text: impl std::fmt::Display) -> Outcome {
     writeln!(std::io::stdout().lock(), "{text}").context("writing to standard output")
 }
 
+/// Says something on standard error, if that is possible: the terminal may be gone, the disk of a log full, and neither is a
+/// reason to stop serving a drive.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
 /// Prints a value as one line of JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Outcome {
     line(serde_json::to_string(value).context("encoding JSON")?)
@@ -93,7 +99,7 @@ impl UploadProgress {
         } else if pending.is_nothing() {
             // Nothing to wait for is nothing to say.
         } else if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-            eprintln!("uploading: {message}");
+            say(format_args!("uploading: {message}"));
             self.said = Some(std::time::Instant::now());
         }
     }

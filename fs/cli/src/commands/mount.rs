@@ -126,7 +126,7 @@ impl Mount {
 pub(crate) fn clean_stale(mountpoint: &Path) -> Outcome {
     // What is not there, or cannot be looked at, is refused by the mount itself, with its reason.
     if matches!(strewn_fs::mount::clean_stale(mountpoint), Ok(true)) {
-        eprintln!("removed the stale mount that a crash left at {}", mountpoint.display());
+        output::say(format_args!("removed the stale mount that a crash left at {}", mountpoint.display()));
     }
     Ok(())
 }

@@ -104,7 +104,9 @@ async fn wait_for_end(
             () = network.stop_requested() => return (drive, true),
             () = ended => {
                 let mountpoint = drive.take().map(|drive| drive.mountpoint().display().to_string()).unwrap_or_default();
-                eprintln!("the drive on {mountpoint} is gone; the network goes on until Ctrl-C or 'strewn local down'");
+                output::say(format_args!(
+                    "the drive on {mountpoint} is gone; the network goes on until Ctrl-C or 'strewn local down'"
+                ));
             }
         }
     }
