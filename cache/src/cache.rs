@@ -251,6 +251,24 @@ impl Cache {
         self.shared.drain(patience, PROGRESS_EVERY, progress).await
     }
 
+    /// Takes what is pending as a cut at once, instead of when one is due; it goes up in the background. True if anything
+    /// was pending.
+    pub async fn cut(&self) -> Result<bool, Error> {
+        Ok(self.shared.freeze().await?.is_some())
+    }
+
+    /// One round of what the background does twice a second: syncs data files, removes what is done, evicts what there is no
+    /// room for.
+    pub async fn keep_house(&self) -> Result<(), Error> {
+        self.shared.house_round().await
+    }
+
+    /// Writes all pending state into a snapshot of the journal, so that the journal before it can go. Does nothing while a
+    /// cut is being sealed.
+    pub async fn snapshot(&self) -> Result<(), Error> {
+        self.shared.snapshot().await
+    }
+
     /// How it is going.
     pub fn status(&self) -> Status {
         self.shared.status()

@@ -6,8 +6,10 @@
 //!
 //! - A freeze counts if its cut became a batch that was not taken apart again; else what it took is still pending.
 //! - After a reboot of the machine a write whose bytes are not in the journal counts only up to the mark of its data file, and
-//!   no later write to the same content counts either: the file ends up as it was at one earlier moment, and never shows
-//!   zeros that nobody wrote. What a batch took counts: it is in sealed files.
+//!   no later bytes of the same content count either, nor does the file grow: it ends up as long as it was at an earlier
+//!   moment (or shorter, if it was cut short later), every byte is one that was written there and not zeros that nobody
+//!   wrote; bytes of lost writes may be among them where they overwrote others. What a batch took counts: it is in sealed
+//!   files.
 //! - Clean bytes are dropped, they can be had again; but for data files that a row of the index speaks of, see `warm`.
 
 use crate::content::Digest;
@@ -65,7 +67,8 @@ pub(crate) fn identify(store: &Store, settings: &BucketSettings, root: &Root) ->
     Ok(identity.mount)
 }
 
-/// Rebuilds the state from the journal and removes files that nothing refers to. Blocks.
+/// Rebuilds the state from the journal and removes files that nothing refers to. Gives what is to be journaled before anything
+/// else. Blocks.
 pub(crate) fn recover(
     store: &Store,
     found: Found,
@@ -73,7 +76,7 @@ pub(crate) fn recover(
     root: &Root,
     mount: MountId,
     rows: HashMap<InodeId, Row>,
-) -> Result<State, Error> {
+) -> Result<(State, Vec<Mutation>), Error> {
     let outlook = Outlook::read(recovered)?;
     let mut replay = Replay::new(store, Tree::new(root.inode), Pipeline::new(mount), outlook);
     for record in recovered.records() {
@@ -81,9 +84,9 @@ pub(crate) fn recover(
         let position = Position { sequence: record.sequence.0, rebooted: record.rebooted };
         replay.record(decode(&record.payload)?, position)?;
     }
-    let mut state = replay.finish()?;
+    let (mut state, marks) = replay.finish()?;
     clean_up(store, &found, &mut state, rows);
-    Ok(state)
+    Ok((state, marks))
 }
 
 fn decode(payload: &[u8]) -> Result<Vec<Mutation>, Error> {
@@ -162,29 +165,22 @@ struct Replay<'a> {
     outlook: Outlook,
     contents: HashMap<InodeId, Pieces>,
     queued: Vec<u64>,
+    /// Data files that are needed no more though records say that bytes are in them.
+    marks: Vec<Mutation>,
 }
 
 impl<'a> Replay<'a> {
     fn new(store: &'a Store, mut tree: Tree, pipeline: Pipeline, outlook: Outlook) -> Self {
         tree.replaying = true;
-        Self { store, tree, pipeline, outlook, contents: HashMap::new(), queued: Vec::new() }
+        Self { store, tree, pipeline, outlook, contents: HashMap::new(), queued: Vec::new(), marks: Vec::new() }
     }
 
     fn record(&mut self, mutations: Vec<Mutation>, position: Position) -> Result<(), Error> {
         let mut kept = Vec::with_capacity(mutations.len());
         for mutation in mutations {
             match mutation {
-                Mutation::Write(write) => {
-                    if let Some(write) = self.write(write, position) {
-                        kept.push(Mutation::Write(write));
-                    }
-                }
-                Mutation::Resize { inode, anew, .. } => {
-                    if anew {
-                        self.contents.remove(&inode);
-                    }
-                    kept.push(mutation);
-                }
+                Mutation::Write(write) => kept.push(Mutation::Write(self.write(write, position))),
+                Mutation::Resize { inode, size, anew } => kept.extend(self.resize(inode, size, anew)),
                 Mutation::Freeze { cut } => self.freeze(cut),
                 Mutation::Committed { cut } => {
                     self.pipeline.committed = cut;
@@ -225,20 +221,32 @@ impl<'a> Replay<'a> {
         Ok(self.tree.apply_record(&kept, &[], position.sequence)?)
     }
 
-    /// A write, if it can be believed.
-    fn write(&mut self, mut write: Write, position: Position) -> Option<Write> {
+    /// A write as far as it can be believed: mode and times always, bytes if they are here.
+    fn write(&mut self, mut write: Write, position: Position) -> Write {
         let pieces = self.contents.entry(write.inode).or_default();
         let mark = self.outlook.synced.get(&(write.inode, write.generation)).copied().unwrap_or(0);
         let durable = mark.max(self.outlook.sealed);
         let trusted = write.data.is_some() || !position.rebooted || position.sequence <= durable;
         pieces.lost |= !trusted;
         if pieces.lost {
-            return None;
+            let content = self.tree.node(write.inode).and_then(|node| node.content.as_deref());
+            let generation = content.map_or(0, |content| content.generation);
+            return Write { generation, offset: 0, length: 0, data: Some(Bytes::new()), ..write };
         }
         pieces.pieces.push((write.offset, write.length, write.data.clone()));
         // The mark of what is in the data file alone must not be taken from a record that has its bytes.
         write.data = write.data.map(|_| Bytes::new());
-        Some(write)
+        write
+    }
+
+    /// A new size. Where a write was lost the file must not grow: the hole would read as zeros that nobody wrote.
+    fn resize(&mut self, inode: InodeId, size: u64, anew: bool) -> Option<Mutation> {
+        if anew {
+            self.contents.remove(&inode);
+        }
+        let lost = self.contents.get(&inode).is_some_and(|pieces| pieces.lost);
+        let here = self.tree.node(inode).map_or(0, |node| node.attributes.size);
+        (!lost || size < here).then_some(Mutation::Resize { inode, size, anew })
     }
 
     fn freeze(&mut self, cut: u64) {
@@ -253,7 +261,7 @@ impl<'a> Replay<'a> {
         self.queued.push(cut);
     }
 
-    fn finish(mut self) -> Result<State, Error> {
+    fn finish(mut self) -> Result<(State, Vec<Mutation>), Error> {
         self.tree.replaying = false;
         self.tree.drop_orphans();
         let closed = self.tree.unpark();
@@ -272,7 +280,8 @@ impl<'a> Replay<'a> {
             self.pipeline.enqueue(Arc::new(queued));
         }
         let (tree, pipeline) = (self.tree, self.pipeline);
-        Ok(State { tree, pipeline, unsynced, unsynced_since: Instant::now(), buffer: Vec::new() })
+        let state = State { tree, pipeline, unsynced, unsynced_since: Instant::now(), buffer: Vec::new() };
+        Ok((state, self.marks))
     }
 
     /// Puts the bytes of a content into place: into memory if all of them are in the journal and the file is small, else into
@@ -287,6 +296,13 @@ impl<'a> Replay<'a> {
         let newest = newest_pieces(&pieces.pieces, &dirty);
         let covered: u64 = newest.iter().map(|(range, _)| range.end - range.start).sum();
         let wanted: u64 = dirty.iter().map(|range| range.end - range.start).sum();
+        let (generation, position) = (content.generation, content.written);
+        let behind = content.written > content.synced;
+        if covered == wanted && behind {
+            // All that was in the data file is overwritten or cut off: no later power cut may take that for a lost write.
+            content.synced = position;
+            self.marks.push(Mutation::Synced { inode, generation, position });
+        }
         if size <= MAX_MEMORY && covered == wanted {
             let length = dirty.last().map_or(0, |range| range.end as usize);
             let mut memory = vec![0; length];
@@ -302,11 +318,11 @@ impl<'a> Replay<'a> {
             // The journal has all of it: whatever is in an old file is not needed.
             content.generation = self.store.fresh_data(inode)?;
         }
-        let (generation, behind) = (content.generation, content.written > content.synced);
+        let generation = content.generation;
         for (range, bytes) in &newest {
             self.store.write_data(inode, generation, range.start, bytes)?;
         }
-        Ok(behind)
+        Ok(behind && covered < wanted)
     }
 }
 
@@ -375,7 +391,10 @@ pub(crate) fn open(
     rows: HashMap<InodeId, Row>,
 ) -> Result<(Journal, State, bool), Error> {
     let (journal, recovered) = Journal::open(disk, journal::Settings::new(boot))?;
-    let state = recover(store, found, &recovered, root, mount, rows)?;
+    let (mut state, marks) = recover(store, found, &recovered, root, mount, rows)?;
+    if !marks.is_empty() {
+        state.append(&journal, &marks)?;
+    }
     Ok((journal, state, recovered.rebooted))
 }
 

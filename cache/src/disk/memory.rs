@@ -52,11 +52,12 @@ struct State {
     syncs: u64,
 }
 
+/// Changes of names are about files: a name that was lost and made again is another one.
 #[derive(Clone)]
 enum NameChange {
     Create(String, usize),
-    Rename(String, String),
-    Remove(String),
+    Rename(String, String, usize),
+    Remove(String, usize),
 }
 
 #[derive(Default, Clone)]
@@ -194,14 +195,14 @@ impl Disk for MemoryDisk {
         let names = Arc::make_mut(&mut state.names);
         let file = names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         names.insert(to.into(), file);
-        state.pending_names.push(NameChange::Rename(from.into(), to.into()));
+        state.pending_names.push(NameChange::Rename(from.into(), to.into(), file));
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        Arc::make_mut(&mut state.names).remove(name).ok_or(io::ErrorKind::NotFound)?;
-        state.pending_names.push(NameChange::Remove(name.into()));
+        let file = Arc::make_mut(&mut state.names).remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.pending_names.push(NameChange::Remove(name.into(), file));
         Ok(())
     }
 
@@ -415,27 +416,27 @@ impl Change {
 }
 
 impl NameChange {
-    /// Changes whose source is not there (it was lost) change nothing.
-    fn apply(&self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Create(name, file) => {
-                names.insert(name.clone(), *file);
-            }
-            Self::Rename(from, to) => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
-            }
-            Self::Remove(name) => {
+    /// What a name has become since stays.
+    fn apply(&self, names: &mut Names) {
+        let forget = |names: &mut Names, name: &String, file: &usize| {
+            if names.get(name) == Some(file) {
                 names.remove(name);
             }
+        };
+        match self {
+            Self::Create(name, file) => drop(names.insert(name.clone(), *file)),
+            Self::Rename(from, to, file) => {
+                forget(names, from, file);
+                names.insert(to.clone(), *file);
+            }
+            Self::Remove(name, file) => forget(names, name, file),
         }
     }
 
     fn touches(&self, directory: &str) -> bool {
         let touched: BTreeSet<&str> = match self {
-            Self::Create(name, _) | Self::Remove(name) => [parent(name)].into(),
-            Self::Rename(from, to) => [parent(from), parent(to)].into(),
+            Self::Create(name, _) | Self::Remove(name, _) => [parent(name)].into(),
+            Self::Rename(from, to, _) => [parent(from), parent(to)].into(),
         };
         touched.contains(directory)
     }
