@@ -121,6 +121,7 @@ impl Cache {
             Ok((store, journal, state, rebooted))
         })
         .await?;
+        let kept = warm::names::Kept::find(&index, journal.last().0).await;
         let (invalidations, follower) = mpsc::channel(INVALIDATIONS);
         let (closing, _) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -129,6 +130,7 @@ impl Cache {
             store,
             journal,
             index,
+            feed: Mutex::default(),
             state: Mutex::new(state),
             gate: tokio::sync::RwLock::new(()),
             progress: watch::channel(0).0,
@@ -145,6 +147,7 @@ impl Cache {
             // What was not believed must not be found again.
             shared.snapshot().await?;
         }
+        shared.wake_up(kept).await;
         let tasks = Tasks { handles: Mutex::default(), invalidations: Mutex::new(Some(follower)), closing };
         let cache = Self { shared, root: root.inode, lock: None, tasks: Arc::new(tasks) };
         cache.start();
@@ -298,6 +301,7 @@ impl Cache {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
+        self.shared.hear_last_news().await;
         let kept = self.keep().await;
         self.shared.closed.store(true, Ordering::Release);
         // Who comes through the gate from here on finds the cache closed.

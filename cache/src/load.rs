@@ -263,7 +263,7 @@ fn known_record(node: &Node) -> Record {
 }
 
 /// Opens an inode's row.
-fn open_inode(key: &Key, row: &Inode) -> Result<Adopt, Error> {
+pub(crate) fn open_inode(key: &Key, row: &Inode) -> Result<Adopt, Error> {
     let record = InodeKeys::new(key).open_record(row)?;
     let links = if row.kind == Kind::Directory { row.nlink.saturating_sub(2) } else { row.nlink };
     Ok(Adopt {

@@ -4,9 +4,11 @@
 use crate::content::map::Backing;
 use crate::content::read::blocking;
 use crate::cut::freeze::Source;
+use crate::index::Feed;
 use crate::record::{self, Mutation};
 use crate::shared::{Shared, State};
 use crate::tree::Missing;
+use crate::warm::names::Followed;
 use crate::{Error, Invalidation};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -285,9 +287,8 @@ fn parts(mutations: Vec<Mutation>) -> Vec<Vec<Mutation>> {
 /// Follows what other mounts change until the cache is closed.
 pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
-    let mut position = None;
     loop {
-        let round = shared.follow_round(&mut position);
+        let round = shared.follow_round();
         let result = tokio::select! {
             result = round => result,
             _ = closing.wait_for(|closing| *closing) => return,
@@ -302,29 +303,36 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     }
 }
 
-/// Epoch and sequence number up to which changes were seen.
-type FeedPosition = Option<(u64, u64)>;
-
 impl Shared {
-    async fn follow_round(self: &Arc<Self>, position: &mut FeedPosition) -> Result<(), Error> {
-        let Some((epoch, after)) = *position else {
-            // Whatever was loaded before now may have changed since.
-            let root = self.state.lock().tree.root;
-            let page = self.bucket.entries(root, None, 1).await?;
-            *position = Some((self.bucket.settings().epoch, page.sequence));
-            self.reload(root).await?;
+    async fn follow_round(self: &Arc<Self>) -> Result<(), Error> {
+        let Followed { feed, own_is_news } = *self.feed.lock();
+        if feed.is_some() {
+            self.follow_step(if own_is_news { Duration::ZERO } else { FEED_WAIT }).await?;
             return Ok(());
-        };
-        let changes = self.bucket.changes(after, FEED_WAIT).await?;
-        if changes.gap || changes.epoch != epoch {
+        }
+        // Whatever was loaded before now may have changed since.
+        let root = self.state.lock().tree.root;
+        let page = self.bucket.entries(root, None, 1).await?;
+        let feed = Feed { epoch: self.bucket.settings().epoch, sequence: page.sequence };
+        *self.feed.lock() = Followed { feed: Some(feed), own_is_news: false };
+        self.reload(root).await
+    }
+
+    /// Hears what the feed has to tell next. False if that is nothing, or it was not followed yet.
+    pub(crate) async fn follow_step(self: &Arc<Self>, wait: Duration) -> Result<bool, Error> {
+        let Followed { feed: Some(feed), own_is_news } = *self.feed.lock() else { return Ok(false) };
+        let changes = self.bucket.changes(feed.sequence, wait).await?;
+        if changes.gap || changes.epoch != feed.epoch {
             self.forget_everything();
         }
         let mine = self.state.lock().pipeline.mount;
-        for change in changes.changes.iter().filter(|change| change.mount != mine) {
+        for change in changes.changes.iter().filter(|change| own_is_news || change.mount != mine) {
             self.take_change(change).await?;
         }
-        *position = Some((changes.epoch, changes.sequence));
-        Ok(())
+        let more = !changes.changes.is_empty();
+        let feed = Feed { epoch: changes.epoch, sequence: changes.sequence };
+        *self.feed.lock() = Followed { feed: Some(feed), own_is_news: own_is_news && more };
+        Ok(more)
     }
 
     /// Loads anew what another mount changed of what is known here.

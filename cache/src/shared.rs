@@ -15,6 +15,7 @@ use crate::outgoing::Outgoing;
 use crate::record::{self, Mutation};
 use crate::store::Store;
 use crate::tree::{Missing, Stop, Transaction, Tree};
+use crate::warm::names::Followed;
 use crate::{Error, Invalidation, Options, cut};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     /// Clean state for the next opening.
     pub(crate) index: Index,
+    /// How far the change feed was followed.
+    pub(crate) feed: Mutex<Followed>,
     pub(crate) state: Mutex<State>,
     /// Held shared by writers between the first byte and the record, alone by a freeze.
     pub(crate) gate: tokio::sync::RwLock<()>,

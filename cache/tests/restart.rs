@@ -291,6 +291,11 @@ async fn files_that_nobody_looks_at_count_and_go_first() {
         create_with(&cache, root.inode, &format!("f{index}"), &pattern(1 << 20, index)).await;
     }
     cache.close().await.unwrap();
+    // Killed at once: the bytes are here, the names are not.
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    let left = killed(here.path());
+    cache.close().await.unwrap();
+    let here = left;
     let journal = std::fs::read_dir(here.path().join("journal")).unwrap();
     let journal: u64 = journal.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     let budget = journal + (6 << 20);
@@ -332,5 +337,178 @@ async fn files_forgotten_by_memory_leave_their_bytes_here() {
     drain(&elsewhere).await;
     let expected = [b"new", &bytes[3..]].concat();
     assert!(fetched_for(&cache, root.inode, "f", &expected).await > 0);
+    cache.close().await.unwrap();
+}
+
+/// A tree with something of everything, all of it on the network.
+async fn plant(cache: &Cache, root: InodeId) {
+    let directory = create(cache, root, "directory", Kind::Directory).await;
+    let deeper = create(cache, directory, "deeper", Kind::Directory).await;
+    create(cache, root, "link", Kind::Symlink).await;
+    create(cache, directory, "empty", Kind::Directory).await;
+    for index in 0..20 {
+        let file = create(cache, deeper, &format!("f{index}"), Kind::File).await;
+        write(cache, file, 0, &pattern(100_000 + index, index as u64)).await;
+    }
+    let twice = lookup(cache, deeper, "f0").await.unwrap();
+    let second = name("second name");
+    cache.transact(|tx| tx.set_entry(directory, &second, Some(twice))).await.unwrap();
+    drain(cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_was_known_is_there_without_the_network() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    plant(&cache, root.inode).await;
+    let before = picture(&cache).await;
+    assert_eq!(before.len(), 25);
+    cache.close().await.unwrap();
+    for boot in [1, 2] {
+        bucket.set_unreachable(true);
+        let cache = open_boot(here.path(), boot, &bucket, &root, options()).await;
+        assert!(picture(&cache).await == before, "away, boot {boot}");
+        cache.close().await.unwrap();
+        bucket.set_unreachable(false);
+        let cache = open_boot(here.path(), boot, &bucket, &root, options()).await;
+        let calls = bucket.calls();
+        assert!(picture(&cache).await == before, "there, boot {boot}");
+        let (entries, inodes) = (bucket.calls().entries, bucket.calls().inode);
+        assert_eq!((entries, inodes), (calls.entries, calls.inode), "boot {boot}");
+        assert_eq!(cache.status().fetched_bytes, 0);
+        cache.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_and_what_is_clean_come_back_together() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let impatient = Options { deadline: std::time::Duration::from_millis(300), ..options() };
+    let cache = open_boot(here.path(), 1, &bucket, &root, impatient.clone()).await;
+    plant(&cache, root.inode).await;
+    picture(&cache).await;
+    bucket.set_unreachable(true);
+    let directory = lookup(&cache, root.inode, "directory").await.unwrap();
+    let deeper = lookup(&cache, directory, "deeper").await.unwrap();
+    rename(&cache, deeper, "f3", root.inode, "moved").await;
+    rename(&cache, directory, "empty", deeper, "emptied").await;
+    unlink(&cache, deeper, "f4").await;
+    let changed = lookup(&cache, deeper, "f5").await.unwrap();
+    write(&cache, changed, 50, b"changed").await;
+    create(&cache, deeper, "new", Kind::File).await;
+    let shorter = lookup(&cache, deeper, "f6").await.unwrap();
+    resize(&cache, shorter, 70_000).await;
+    assert!(cache.drain(|_| {}).await.is_err());
+    let late = create(&cache, directory, "late", Kind::File).await;
+    write(&cache, late, 0, &pattern(90_000, 50)).await;
+    let before = picture(&cache).await;
+    cache.close().await.unwrap();
+    for _ in 0..2 {
+        let cache = open_boot(here.path(), 1, &bucket, &root, impatient.clone()).await;
+        assert!(picture(&cache).await == before);
+        cache.close().await.unwrap();
+    }
+    bucket.set_unreachable(false);
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    drain(&cache).await;
+    assert!(picture(&cache).await == before);
+    let fresh = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    assert!(picture(&fresh).await == before);
+    cache.close().await.unwrap();
+}
+
+/// What other mounts do to a tree while it is not mounted here.
+async fn change_elsewhere(bucket: &MemoryBucket, root: &Root) -> Picture {
+    let elsewhere = open_on(&MemoryDisk::new(), bucket, root, options()).await;
+    let directory = lookup(&elsewhere, root.inode, "directory").await.unwrap();
+    let deeper = lookup(&elsewhere, directory, "deeper").await.unwrap();
+    unlink(&elsewhere, deeper, "f1").await;
+    rename(&elsewhere, deeper, "f2", directory, "f2").await;
+    unlink(&elsewhere, deeper, "f3").await;
+    create_with(&elsewhere, deeper, "f3", b"another one").await;
+    let chmod = lookup(&elsewhere, deeper, "f4").await.unwrap();
+    let change = |tx: &mut strewn_cache::Transaction<'_>| {
+        let attributes = tx.attributes(chmod)?;
+        tx.set_attributes(chmod, strewn_engine::record::Attributes { mode: 0o600, ..attributes })
+    };
+    elsewhere.transact(change).await.unwrap();
+    rename(&elsewhere, directory, "empty", root.inode, "elsewhere").await;
+    create(&elsewhere, root.inode, "added", Kind::File).await;
+    drain(&elsewhere).await;
+    let shown = picture(&elsewhere).await;
+    elsewhere.close().await.unwrap();
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_elsewhere_meanwhile_is_shown_from_the_first_moment() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    plant(&cache, root.inode).await;
+    picture(&cache).await;
+    cache.close().await.unwrap();
+    let now = change_elsewhere(&bucket, &root).await;
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    assert!(picture(&cache).await == now);
+    assert!(cache.status().fetched_bytes < 200_000, "most of it was here");
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_elsewhere_is_shown_once_the_network_is_back() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    plant(&cache, root.inode).await;
+    let before = picture(&cache).await;
+    cache.close().await.unwrap();
+    let now = change_elsewhere(&bucket, &root).await;
+    bucket.set_unreachable(true);
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    assert!(picture(&cache).await == before, "as it was, while nobody can tell");
+    bucket.set_unreachable(false);
+    let patience = std::time::Instant::now() + PATIENCE;
+    while picture(&cache).await != now {
+        assert!(std::time::Instant::now() < patience, "in time");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_an_older_moment_are_never_believed() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    plant(&cache, root.inode).await;
+    picture(&cache).await;
+    cache.close().await.unwrap();
+    let old_index = std::fs::read(here.path().join("index")).unwrap();
+    let old_directory = killed(here.path());
+
+    // Killed after the next opening: what the close before it kept is gone.
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    unlink(&cache, root.inode, "link").await;
+    drain(&cache).await;
+    let now = picture(&cache).await;
+    let left = killed(here.path());
+    cache.close().await.unwrap();
+    let again = open_boot(left.path(), 1, &bucket, &root, options()).await;
+    assert!(again.status().known_inodes < 5, "what the journal needs, and nothing of the index");
+    assert!(picture(&again).await == now);
+    again.close().await.unwrap();
+
+    // An index of before, with the journal of now.
+    std::fs::write(here.path().join("index"), old_index).unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    assert!(picture(&cache).await == now);
+    cache.close().await.unwrap();
+
+    // The whole directory of before: what this mount committed since is news to it.
+    let cache = open_boot(old_directory.path(), 1, &bucket, &root, options()).await;
+    assert!(picture(&cache).await == now);
     cache.close().await.unwrap();
 }

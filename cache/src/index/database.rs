@@ -1,9 +1,9 @@
 //! The SQLite file of the index.
 //!
-//! Version 1: `inodes(inode, value)`, `ranges(inode, value, synced)`, `entries(directory, name, cookie, value)`,
-//! `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the boot
-//! it was last used in (16 bytes), how often it was opened (8 bytes, big-endian) and the feed position (epoch and sequence,
-//! 8 bytes each, big-endian). Another version is no index.
+//! Version 2: `inodes(inode, value)`, `ranges(inode, value, synced)`, `files(inode, value)`, `entries(directory, name, cookie,
+//! value)`, `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the
+//! boot it was last used in (16 bytes), how often it was opened (8 bytes, big-endian), the feed position (epoch and
+//! sequence, 8 bytes each, big-endian) and the mark of an orderly close. Another version is no index.
 
 use super::pending::{Directory, Pending};
 use super::{EntryRow, Feed, Listing};
@@ -16,7 +16,7 @@ use strewn_engine::ids::InodeId;
 
 /// "strI": what the file says it is.
 const APPLICATION: i32 = 0x7374_7249;
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 /// How long one connection waits for the other.
 const BUSY: Duration = Duration::from_secs(5);
 /// Prepared statements kept.
@@ -25,6 +25,7 @@ const STATEMENTS: usize = 32;
 const SCHEMA: &str = "
 CREATE TABLE inodes(inode BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE ranges(inode BLOB PRIMARY KEY, value BLOB NOT NULL, synced INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE files(inode BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries(directory BLOB NOT NULL, name BLOB NOT NULL, cookie INTEGER NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY(directory, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX entries_by_cookie ON entries(directory, cookie);
@@ -32,11 +33,18 @@ CREATE TABLE listings(directory BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT R
 CREATE TABLE facts(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 ";
 
-const TABLES: [&str; 5] = ["inodes", "ranges", "entries", "listings", "facts"];
+const TABLES: [&str; 6] = ["inodes", "ranges", "files", "entries", "listings", "facts"];
+/// Tables of what the feed tells news about.
+const NAMES: [&str; 3] = ["inodes", "entries", "listings"];
+/// Facts that speak of these tables.
+const FEED: &str = "feed";
+const CLOSED: &str = "closed";
 
 pub(super) struct Database {
     connection: Connection,
     boot: BootId,
+    /// The mark of the orderly close that came before this opening.
+    closed: Option<Bytes>,
 }
 
 impl Database {
@@ -61,6 +69,8 @@ impl Database {
         sync_directory_of(path).map_err(|_| rusqlite::Error::InvalidPath(path.into()))?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "application_id", APPLICATION)?;
+        // Before the first table: it cannot be changed afterwards.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.execute_batch(SCHEMA)?;
         connection.pragma_update(None, "user_version", VERSION)?;
         drop(connection);
@@ -71,11 +81,15 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         Self::prepare(&connection)?;
-        Ok(Self { connection, boot: BootId([0; 16]) })
+        Ok(Self { connection, boot: BootId([0; 16]), closed: None })
     }
 
     pub(super) fn boot(&self) -> BootId {
         self.boot
+    }
+
+    pub(super) fn take_closed(&mut self) -> Option<Bytes> {
+        self.closed.take()
     }
 
     /// Applies a batch, all or nothing; marks of whole listings only if they count.
@@ -87,6 +101,9 @@ impl Database {
                 transaction.execute(&format!("DELETE FROM {table}"), [])?;
             }
             set_fact(&transaction, "boot", &boot.0)?;
+        }
+        if batch.names_cleared {
+            clear_names(&transaction)?;
         }
         for (inode, value) in &batch.inodes {
             match value {
@@ -108,13 +125,30 @@ impl Database {
                 }
             };
         }
+        for (inode, value) in &batch.files {
+            match value {
+                Some(value) => transaction
+                    .prepare_cached("INSERT OR REPLACE INTO files(inode, value) VALUES (?1, ?2)")?
+                    .execute(params![inode.as_bytes(), &value[..]])?,
+                None => {
+                    transaction.prepare_cached("DELETE FROM files WHERE inode = ?1")?.execute([inode.as_bytes()])?
+                }
+            };
+        }
         for (inode, directory) in &batch.directories {
             apply_directory(&transaction, *inode, directory, listings)?;
         }
         if let Some(feed) = batch.feed {
-            set_fact(&transaction, "feed", &[feed.epoch.to_be_bytes(), feed.sequence.to_be_bytes()].concat())?;
+            set_fact(&transaction, FEED, &[feed.epoch.to_be_bytes(), feed.sequence.to_be_bytes()].concat())?;
+        }
+        if let Some(mark) = &batch.closed {
+            set_fact(&transaction, CLOSED, mark)?;
         }
         transaction.commit()
+    }
+
+    pub(super) fn file(&self, inode: InodeId) -> rusqlite::Result<Option<Bytes>> {
+        self.value("SELECT value FROM files WHERE inode = ?1", inode)
     }
 
     pub(super) fn inode(&self, inode: InodeId) -> rusqlite::Result<Option<Bytes>> {
@@ -165,7 +199,7 @@ impl Database {
     }
 
     pub(super) fn feed(&self) -> rusqlite::Result<Option<Feed>> {
-        Ok(self.fact("feed")?.and_then(|value| {
+        Ok(self.fact(FEED)?.and_then(|value| {
             let (epoch, sequence) = value.split_first_chunk::<8>()?;
             Some(Feed { epoch: u64::from_be_bytes(*epoch), sequence: u64::from_be_bytes(sequence.try_into().ok()?) })
         }))
@@ -183,15 +217,17 @@ impl Database {
         // A power cut may take the last batches, never a part of one.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         Self::prepare(&connection)?;
-        let mut database = Self { connection, boot };
+        let mut database = Self { connection, boot, closed: None };
         database.withdraw_promises()?;
         Ok(database)
     }
 
-    /// Takes back, durably, that rows about data files outlive a reboot: the files may be written again from here on.
+    /// Takes back, durably, that the last close was an orderly one, and that rows about data files outlive a reboot: the files
+    /// may be written again from here on.
     fn withdraw_promises(&mut self) -> rusqlite::Result<()> {
         let rebooted = self.fact("boot")?.as_deref() != Some(&self.boot.0[..]);
         let opened = self.fact("opened")?.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
+        self.closed = self.fact(CLOSED)?.map(Bytes::from);
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         let transaction = self.connection.transaction()?;
         if rebooted {
@@ -199,6 +235,7 @@ impl Database {
             set_fact(&transaction, "boot", &self.boot.0)?;
         }
         transaction.execute("UPDATE ranges SET synced = 0 WHERE synced <> 0", [])?;
+        transaction.execute("DELETE FROM facts WHERE name = ?1", [CLOSED])?;
         // Always a change, so that there is always a sync: the last opening may have been killed in the middle of its own.
         set_fact(&transaction, "opened", &opened.unwrap_or(0).wrapping_add(1).to_be_bytes())?;
         transaction.commit()?;
@@ -257,6 +294,14 @@ fn apply_directory(
                 .execute(params![inode.as_bytes(), name])?,
         };
     }
+    Ok(())
+}
+
+fn clear_names(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    for table in NAMES {
+        transaction.execute(&format!("DELETE FROM {table}"), [])?;
+    }
+    transaction.execute("DELETE FROM facts WHERE name IN (?1, ?2)", [FEED, CLOSED])?;
     Ok(())
 }
 

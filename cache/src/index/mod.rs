@@ -86,6 +86,8 @@ pub struct Index {
 
 struct Handle {
     shared: Arc<Shared>,
+    /// The mark of the orderly close that came before the opening.
+    closed: Mutex<Option<Bytes>>,
     reads: Mutex<Option<mpsc::Sender<Read>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -148,7 +150,7 @@ impl Index {
         Self::start(Path::new(""), None, true)
     }
 
-    fn start(path: &Path, database: Option<Database>, silent: bool) -> Self {
+    fn start(path: &Path, mut database: Option<Database>, silent: bool) -> Self {
         let state = State {
             waiting: Pending::default(),
             applying: None,
@@ -168,7 +170,8 @@ impl Index {
             batches: AtomicU64::new(0),
             rebuilt: AtomicU64::new(0),
         });
-        let handle = Handle { shared: shared.clone(), reads: Mutex::default(), threads: Mutex::default() };
+        let closed = Mutex::new(database.as_mut().and_then(Database::take_closed));
+        let handle = Handle { shared: shared.clone(), closed, reads: Mutex::default(), threads: Mutex::default() };
         if let Some(database) = database {
             let (reads, requests) = mpsc::channel(MAX_READS);
             let theirs = shared.clone();
@@ -256,6 +259,33 @@ impl Index {
         self.forget_ranges(inode);
         self.flush().await;
         !self.handle.shared.state.lock().silent
+    }
+
+    /// Keeps the bytes of a small file.
+    pub fn put_file(&self, inode: InodeId, value: Bytes) {
+        self.change(|waiting, full| waiting.set_file(inode, (!full).then_some(value)));
+    }
+
+    /// The bytes of a small file.
+    pub async fn file(&self, inode: InodeId) -> Option<Bytes> {
+        let known = move |pending: &Pending| pending.file(inode);
+        self.find(known, move |database| database.file(inode)).await
+    }
+
+    /// Forgets inodes, entries, listings and the feed position.
+    pub fn forget_names(&self) {
+        self.change(|waiting, _| waiting.clear_names());
+        self.handle.shared.state.lock().losses += 1;
+    }
+
+    /// Marks that the rows were put by an orderly close, for the next opening alone. What the mark says is the caller's.
+    pub fn set_closed(&self, mark: Bytes) {
+        self.change(|waiting, _| waiting.set_closed(mark));
+    }
+
+    /// The mark of the orderly close that came right before this opening; once.
+    pub fn take_closed(&self) -> Option<Bytes> {
+        self.handle.closed.lock().take()
     }
 
     /// Sets how far the change feed was followed: all rows of before have been told of it.

@@ -13,10 +13,15 @@ const OVERHEAD: usize = 64;
 pub(super) struct Pending {
     /// Everything of before is forgotten.
     pub(super) cleared: bool,
+    /// All inodes, entries and listings of before are forgotten, and the feed position.
+    pub(super) names_cleared: bool,
     pub(super) inodes: HashMap<InodeId, Option<Bytes>>,
     pub(super) ranges: HashMap<InodeId, Option<(Bytes, bool)>>,
     pub(super) directories: HashMap<InodeId, Directory>,
+    pub(super) files: HashMap<InodeId, Option<Bytes>>,
     pub(super) feed: Option<Feed>,
+    /// The mark of an orderly close.
+    pub(super) closed: Option<Bytes>,
     bytes: usize,
     changes: usize,
 }
@@ -32,7 +37,7 @@ pub(super) struct Directory {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        !self.cleared && self.changes == 0 && self.feed.is_none()
+        !self.cleared && !self.names_cleared && self.changes == 0 && self.feed.is_none() && self.closed.is_none()
     }
 
     /// Bytes it takes, roughly. Never less than what the rows hold.
@@ -53,6 +58,11 @@ impl Pending {
     pub(super) fn set_ranges(&mut self, inode: InodeId, value: Option<(Bytes, bool)>) {
         self.count(value.as_ref().map_or(0, |(value, _)| value.len()));
         self.ranges.insert(inode, value);
+    }
+
+    pub(super) fn set_file(&mut self, inode: InodeId, value: Option<Bytes>) {
+        self.count(value.as_ref().map_or(0, Bytes::len));
+        self.files.insert(inode, value);
     }
 
     pub(super) fn set_entry(&mut self, directory: InodeId, name: &[u8], value: Option<(u64, Bytes)>) {
@@ -81,13 +91,29 @@ impl Pending {
         self.feed = Some(feed);
     }
 
+    pub(super) fn set_closed(&mut self, mark: Bytes) {
+        self.closed = Some(mark);
+    }
+
+    /// Forgets inodes, entries, listings and the feed position. What is counted stays counted.
+    pub(super) fn clear_names(&mut self) {
+        self.names_cleared = true;
+        self.inodes.clear();
+        self.directories.clear();
+        (self.feed, self.closed) = (None, None);
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self { cleared: true, ..Self::default() };
     }
 
     /// `Some` if this layer decides: the row, or that there is none.
     pub(super) fn inode(&self, inode: InodeId) -> Option<Option<Bytes>> {
-        self.or_cleared(self.inodes.get(&inode).cloned())
+        self.or_names_cleared(self.inodes.get(&inode).cloned())
+    }
+
+    pub(super) fn file(&self, inode: InodeId) -> Option<Option<Bytes>> {
+        self.or_cleared(self.files.get(&inode).cloned())
     }
 
     pub(super) fn ranges(&self, inode: InodeId) -> Option<Option<Bytes>> {
@@ -100,20 +126,24 @@ impl Pending {
             .directories
             .get(&directory)
             .and_then(|directory| directory.entries.get(name).cloned().or(directory.cleared.then_some(None)));
-        self.or_cleared(here)
+        self.or_names_cleared(here)
     }
 
     pub(super) fn feed(&self) -> Option<Option<Feed>> {
-        self.or_cleared(self.feed.map(Some))
+        self.or_names_cleared(self.feed.map(Some))
     }
 
     /// True if entries of a directory wait here.
     pub(super) fn touches(&self, directory: InodeId) -> bool {
-        self.cleared || self.directories.contains_key(&directory)
+        self.cleared || self.names_cleared || self.directories.contains_key(&directory)
     }
 
     fn or_cleared<T>(&self, row: Option<Option<T>>) -> Option<Option<T>> {
         row.or(self.cleared.then_some(None))
+    }
+
+    fn or_names_cleared<T>(&self, row: Option<Option<T>>) -> Option<Option<T>> {
+        self.or_cleared(row).or(self.names_cleared.then_some(None))
     }
 
     fn count(&mut self, bytes: usize) {

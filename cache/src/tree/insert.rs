@@ -108,7 +108,7 @@ impl Tree {
         }
     }
 
-    fn attach(&mut self, directory: InodeId, name: &Name, inode: InodeId) {
+    pub(super) fn attach(&mut self, directory: InodeId, name: &Name, inode: InodeId) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         if node.is_directory() {
             node.names.clear();

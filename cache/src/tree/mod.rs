@@ -12,6 +12,7 @@ mod apply;
 mod directory;
 mod evict;
 mod insert;
+mod names;
 mod node;
 mod snapshot;
 mod transaction;

@@ -130,7 +130,7 @@ impl Tree {
         let Some(node) = self.nodes.get(&inode) else {
             return self.warm.files.peek(&inode).map(|file| file.row.clone());
         };
-        if node.orphan || node.cut != 0 {
+        if node.orphan {
             return None;
         }
         let content = node.content.as_deref().filter(|content| is_clean_file(content))?;

@@ -7,8 +7,9 @@
 //!
 //! So all that has to be kept is that rows tell the truth about data files:
 //!
-//! - **W1.** A row is put only while nobody holds the guard of the content, and nothing of it is changed, being sealed or on
-//!   its way to the network. Whoever changes bytes of a data file holds the guard (and the gate, so that a close waits).
+//! - **W1.** A row is put only while nobody holds the guard of the content, and nothing of it is changed or being sealed.
+//!   Whoever changes bytes of a data file holds the guard (and the gate, so that a close waits). What is on its way to the
+//!   network has its hash already.
 //! - **W2.** Before a byte of a data file changes that a row may speak of, the row is forgotten, and that is committed to the
 //!   database (`Shared::disown`). If that fails the data file is given up and the bytes go into a fresh one, whose
 //!   name no row knows. The bytes of a fetch are those the row speaks of anyway as long as the hash is the same.
@@ -20,10 +21,14 @@
 //! - **W5.** Data files that neither journal nor a row refers to are removed at opening, so a row that the index failed to show or
 //!   to forget speaks of a file that is gone. Generations are never used twice.
 //!
-//! The index is a file like the others of the cache directory (0700).
+//! Names and attributes outlive an orderly close, see [`names`]. The index is a file like the others of the cache directory
+//! (0700).
 
+mod entry;
+pub(crate) mod names;
 mod row;
 
+pub(crate) use entry::EntryRow;
 pub(crate) use row::Row;
 
 use crate::Error;
@@ -139,6 +144,7 @@ impl Shared {
             .await?;
             self.index.flush().await;
         }
+        self.keep_names().await;
         let shared = self.clone();
         blocking(move || {
             shared.index.close();
