@@ -119,6 +119,8 @@ mod tests {
             for (what, offset, length, byte) in steps {
                 let end = offset as usize + length;
                 match what {
+                    // Writing nothing changes nothing, wherever.
+                    0 if length == 0 => pages.write(offset, &[]),
                     0 => {
                         pages.write(offset, &vec![byte % 4; length]);
                         plain.resize(plain.len().max(end), 0);
