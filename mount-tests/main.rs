@@ -12,6 +12,7 @@ mod errors;
 mod harness;
 mod packaging;
 mod power;
+mod promises;
 mod secrecy;
 mod survival;
 mod tools;

@@ -6,7 +6,10 @@ use crate::disk::{Disk, FileDisk, OpenError};
 use crate::journal::BootId;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
-use crate::{Error, Invalidation, Options, Root, Status, Stop, Transaction, maintain, recover, upload, warm};
+use crate::{
+    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, maintain, recover,
+    upload, warm,
+};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -227,13 +230,33 @@ impl Cache {
         self.shared.seek(inode, offset, what).await
     }
 
-    /// Makes an inode durable on this machine: its content, and with it everything that was journaled before. Also reports,
-    /// once, that an upload of it failed for good. `data_only` leaves out nothing but is a hint (fdatasync).
+    /// Makes an inode durable on this machine: its content, and with it everything that was journaled before. `data_only`
+    /// leaves out nothing but is a hint (fdatasync).
     pub async fn sync(&self, inode: InodeId, data_only: bool) -> Result<(), Error> {
         let _ = data_only;
         self.shared.sync_data_file(inode).await?;
-        self.shared.journal.sync(self.shared.journal.last()).await?;
-        self.shared.take_failure(inode)
+        Ok(self.shared.journal.sync(self.shared.journal.last()).await?)
+    }
+
+    /// Why the upload of a file fails at present, told once to each listener. A network that is away is no failure. Never
+    /// waits.
+    pub fn failure(&self, inode: InodeId, listener: Listener) -> Option<Error> {
+        self.shared.state.lock().failures.tell(inode, listener)
+    }
+
+    /// An open file is closed, so that its handle may come again.
+    pub fn release(&self, inode: InodeId, handle: u64) {
+        self.shared.state.lock().failures.release(inode, handle);
+    }
+
+    /// How far a file is on its way to the network. Never waits.
+    pub fn file_state(&self, inode: InodeId) -> FileState {
+        self.shared.file_state(inode)
+    }
+
+    /// How the network stores what it has of a file: at most `most` segments are looked at. Asks the network.
+    pub async fn stored(&self, inode: InodeId, most: usize) -> Result<Stored, Error> {
+        self.shared.stored(inode, most).await
     }
 
     /// Makes everything durable on this machine.

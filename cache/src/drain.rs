@@ -6,7 +6,6 @@ use crate::{Error, Root, Status};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use strewn_engine::ids::InodeId;
 
 impl Shared {
     /// See [`Cache::drain`](crate::Cache::drain).
@@ -99,6 +98,7 @@ impl Shared {
             sending_bytes: self.outgoing.under_way(),
             upload_rate: if state.pipeline.unsent() == 0 { 0.0 } else { self.outgoing.rate() },
             fetched_bytes: counter(&self.counters.fetched_bytes),
+            failed_files: state.failures.len() as u64,
             reachable: state.pipeline.reachable,
             last_error: state.pipeline.last_error.as_ref().map(ToString::to_string).unwrap_or_default(),
             unauthentic: counter(&self.counters.unauthentic),
@@ -108,12 +108,6 @@ impl Shared {
             known_inodes: state.tree.len() as u64,
             read_only: self.options.read_only,
         }
-    }
-
-    /// What went wrong with an upload of a file; told once.
-    pub(crate) fn take_failure(&self, inode: InodeId) -> Result<(), Error> {
-        let failed = self.state.lock().tree.node_mut(inode).and_then(|node| node.failed.take());
-        failed.map_or(Ok(()), |message| Err(Error::Pending(message)))
     }
 
     /// Makes sure that the root is known: from the journal, else from the network.
@@ -158,7 +152,7 @@ mod tests {
     use strewn_engine::bucket::memory::MemoryBucket;
     use strewn_engine::bucket::{BucketSettings, Cipher, Kind, Timestamp};
     use strewn_engine::content::window;
-    use strewn_engine::ids::{BucketId, SegmentId};
+    use strewn_engine::ids::{BucketId, InodeId, SegmentId};
     use strewn_engine::keys::InodeKeys;
     use strewn_engine::record::{Attributes, Record};
     use strewn_engine::secret::Key;

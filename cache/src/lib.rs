@@ -15,6 +15,8 @@ pub mod data;
 pub mod disk;
 mod drain;
 mod error;
+mod failure;
+mod file_state;
 pub mod index;
 pub mod journal;
 mod load;
@@ -33,6 +35,8 @@ mod warm;
 
 pub use cache::{Cache, Position, Seek, Written};
 pub use error::Error;
+pub use failure::Listener;
+pub use file_state::{FileState, Stored};
 pub use options::{Options, Root};
 pub use status::{Invalidation, Status};
 pub use strewn_engine::name::{InvalidName, Name};

@@ -17,6 +17,7 @@ use crate::content::map::{Backing, Fill, MAX_MEMORY};
 use crate::cut::batch::Queued;
 use crate::cut::seal::draw;
 use crate::data::DataId;
+use crate::failure::Failures;
 use crate::journal::{self, Journal, Recovered};
 use crate::record::{self, Mutation, Write};
 use crate::shared::{Pipeline, State};
@@ -280,7 +281,8 @@ impl<'a> Replay<'a> {
             self.pipeline.enqueue(Arc::new(queued));
         }
         let (tree, pipeline) = (self.tree, self.pipeline);
-        let state = State { tree, pipeline, unsynced, unsynced_since: Instant::now(), buffer: Vec::new() };
+        let (failures, unsynced_since) = (Failures::default(), Instant::now());
+        let state = State { tree, pipeline, unsynced, unsynced_since, failures, buffer: Vec::new() };
         Ok((state, self.marks))
     }
 

@@ -9,6 +9,7 @@ use crate::content::Digest;
 use crate::cut::batch::Queued;
 use crate::cut::freeze::FrozenCut;
 use crate::cut::seal::{Sealed, Segment};
+use crate::failure::Failures;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::outgoing::Outgoing;
@@ -82,6 +83,8 @@ pub(crate) struct State {
     pub(crate) unsynced: HashSet<InodeId>,
     /// When the oldest of these bytes were written, or somewhat earlier; without meaning when there are none.
     pub(crate) unsynced_since: Instant,
+    /// Files whose upload fails.
+    pub(crate) failures: Failures,
     /// Where records are encoded.
     pub(crate) buffer: Vec<u8>,
 }

@@ -27,6 +27,8 @@ pub struct Status {
     pub upload_rate: f64,
     /// Bytes fetched from the network since the cache was opened.
     pub fetched_bytes: u64,
+    /// Files whose upload fails for a reason that does not pass by itself; they are tried again for ever.
+    pub failed_files: u64,
     /// True if the last request to the network was answered.
     pub reachable: bool,
     /// What went wrong last, for people; empty if nothing did or it has passed.

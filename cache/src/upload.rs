@@ -196,6 +196,10 @@ impl Shared {
         }
         state.tree.note_committed(queued.cut);
         state.pipeline.done.push_back((queued.cut, queued.segments.clone()));
+        state.failures.passed(queued.puts());
+        if state.pipeline.unsent() == 0 {
+            state.failures.clear();
+        }
         self.counters.uploaded_bytes.fetch_add(queued.bytes, Ordering::Relaxed);
         let in_segments: u64 = queued.segments.iter().map(|segment| segment.length).sum();
         self.outgoing.add(queued.bytes.saturating_sub(in_segments));
@@ -216,17 +220,14 @@ impl Shared {
 
     fn note_refused(&self, error: &Error) {
         let mut state = self.state.lock();
+        let state = &mut *state;
         if let Error::Network(refused @ (bucket::Error::Quota(_) | bucket::Error::Forbidden(_))) = error {
-            if state.pipeline.blocked.is_none() {
-                let state = &mut *state;
-                let front = state.pipeline.queued.front().cloned();
-                state.tree.note_failed(front.iter().flat_map(|queued| queued.puts()), &refused.to_string());
-            }
             state.pipeline.blocked = Some(refused.clone());
         }
+        // What is queued goes up in order, so what stops the first stops all.
+        state.failures.note(state.pipeline.queued.iter().flat_map(|queued| queued.puts()), error);
         state.pipeline.last_error = Some(error.clone());
         tracing::warn!("upload: {error}");
-        drop(state);
         self.bump();
     }
 }

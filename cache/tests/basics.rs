@@ -4,8 +4,9 @@ mod common;
 
 use common::*;
 use std::sync::Arc;
+use std::time::Duration;
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::{Cache, Error, Options, Position, Root, Seek};
+use strewn_cache::{Cache, Error, FileState, Listener, Options, Position, Root, Seek};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::plan::InodeRow;
 
@@ -199,15 +200,54 @@ async fn more_files_than_memory_has_room_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sync_tells_once_that_the_network_refuses() {
+async fn each_open_file_is_told_once_that_the_network_refuses_it() {
     let (bucket, root) = bucket(64 << 20);
     let cache = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
     bucket.set_quota(Some(10));
     let file = create(&cache, root.inode, "f", Kind::File).await;
     write(&cache, file, 0, b"more than ten bytes").await;
     assert!(cache.drain(|_| {}).await.is_err());
-    assert!(matches!(cache.sync(file, false).await, Err(Error::Pending(_))));
-    assert!(cache.sync(file, false).await.is_ok());
+    cache.sync(file, false).await.unwrap();
+    let status = cache.status();
+    assert!(status.failed_files == 1 && status.last_error.contains("quota"), "{status:?}");
+    assert!(matches!(cache.file_state(file), FileState::Failed(why) if why.contains("quota")));
+    let told = |handle| cache.failure(file, Listener { handle, closer: None });
+    assert!(matches!(told(1), Some(Error::Network(strewn_engine::bucket::Error::Quota(_)))));
+    assert!(told(1).is_none() && told(2).is_some(), "once each");
+    // It is tried again for ever, and passes when the network changes its mind.
+    bucket.set_quota(None);
+    drain(&cache).await;
+    assert!(told(3).is_none());
+    assert_eq!((cache.status().failed_files, cache.file_state(file)), (0, FileState::Committed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_tells_how_far_it_is_and_how_it_is_stored() {
+    let (bucket, root) = bucket(64 << 10);
+    let cache = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let small = create(&cache, root.inode, "small", Kind::File).await;
+    let large = create(&cache, root.inode, "large", Kind::File).await;
+    write(&cache, small, 0, b"inline").await;
+    write(&cache, large, 0, &pattern(200_000, 1)).await;
+    assert_eq!(cache.file_state(small), FileState::Pending);
+    assert!(!cache.stored(large, 10).await.unwrap().is_there, "the network knows nothing of it");
+    bucket.set_unreachable(true);
+    let impatient = Duration::from_millis(1);
+    assert!(cache.drain_within(impatient, |_| {}).await.is_err());
+    assert_eq!((cache.file_state(small), cache.file_state(large)), (FileState::Uploading, FileState::Uploading));
+    bucket.set_unreachable(false);
+    write(&cache, small, 0, b"INLINE").await;
+    rename(&cache, root.inode, "large", root.inode, "renamed").await;
+    assert_eq!((cache.file_state(small), cache.file_state(large)), (FileState::Pending, FileState::Pending));
+    drain(&cache).await;
+    assert_eq!((cache.file_state(small), cache.file_state(large)), (FileState::Committed, FileState::Committed));
+    let stored = cache.stored(small, 10).await.unwrap();
+    assert!(stored.is_there && stored.segments.is_empty() && !stored.more, "{stored:?}");
+    let stored = cache.stored(large, 10).await.unwrap();
+    assert!(stored.segments.len() == 3 && !stored.more, "{stored:?}");
+    assert!(stored.segments.iter().all(|segment| (segment.pieces, segment.required) == (1, 1)));
+    let some = cache.stored(large, 2).await.unwrap();
+    assert!(some.segments == stored.segments[..2] && some.more, "{some:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,9 +3,9 @@
 //! | what happened | errno |
 //! |---|---|
 //! | a rule of POSIX refused | the rule's own |
-//! | the network did not answer, or holds too few honest pieces, until the deadline | `ETIMEDOUT`; `EIO` from fsync |
+//! | the network did not answer, or holds too few honest pieces, until the deadline | `ETIMEDOUT`; `EIO` from fsync and close |
 //! | what came does not authenticate, or a peer broke the protocol | `EIO` |
-//! | the grant does not allow it | `EACCES` |
+//! | the grant does not allow it | `EACCES`; `EIO` from fsync and close |
 //! | the bucket is full | `EDQUOT` |
 //! | the cache disk or budget is full and did not drain until the deadline | `ENOSPC` |
 //! | the cache disk failed | `EIO`, or `ENOSPC` and `EDQUOT` if it said so |
@@ -57,11 +57,12 @@ impl Error {
         self.level
     }
 
-    /// The same failure as fsync reports it: whatever kept bytes from being safe is an I/O error.
+    /// The same failure as fsync and close report it: whatever kept bytes from being safe is an I/O error, unless it is one of
+    /// the few that these calls are known to give.
     pub(crate) fn into_sync(self) -> Self {
         match self.errno {
-            Errno::TIMEDOUT => Self { errno: Errno::IO, ..self },
-            _ => self,
+            Errno::NOSPC | Errno::DQUOT | Errno::BADF | Errno::INVAL => self,
+            _ => Self { errno: Errno::IO, ..self },
         }
     }
 
@@ -155,6 +156,10 @@ mod tests {
     fn fsync_calls_an_absent_network_an_io_error() {
         let away = Error::from(Cache::Network(bucket::Error::Unreachable("x".into())));
         assert_eq!(away.into_sync().errno(), Errno::IO);
+        let refused = Error::from(Cache::Network(bucket::Error::Forbidden("x".into())));
+        assert_eq!(refused.into_sync().errno(), Errno::IO);
+        let full = Error::from(Cache::Network(bucket::Error::Quota("x".into())));
+        assert_eq!(full.into_sync().errno(), Errno::DQUOT);
         assert_eq!(Error::from(Errno::BADF).into_sync().errno(), Errno::BADF);
     }
 }

@@ -143,7 +143,7 @@ async fn an_unlinked_file_lives_until_the_last_reference_goes() {
     assert_eq!(errno(f.volume.lookup(ROOT_INODE, b"a").await), Errno::NOENT);
     f.volume.write(a, b"still here", AT_START).await.unwrap();
     assert_eq!(&f.volume.read(a, 0, 100).await.unwrap()[..], b"still here");
-    f.volume.fsync(a, false).await.unwrap();
+    f.volume.fsync(a, 0, false).await.unwrap();
     assert_eq!(stat(&f.volume, a).await.nlink, 0);
     assert_eq!(errno(f.volume.link(a, ROOT_INODE, b"b").await), Errno::NOENT);
     f.volume.forget(a, 1);
@@ -563,9 +563,32 @@ async fn what_is_changed_after_its_last_name_went_does_not_hinder_the_next_start
             f.volume.setxattr(inode, b"user.x", b"y", SetXattr::Any).await.unwrap();
         }
         f.volume.write(a, &[1; 100_000], AT_START).await.unwrap();
-        f.volume.fsync(a, false).await.unwrap();
+        f.volume.fsync(a, 0, false).await.unwrap();
         f.volume.setattr(ROOT, b, SetAttributes { size: Some(9), ..SetAttributes::default() }).await.unwrap();
         f.crash().await;
         assert_eq!(f.volume.read_dir(ROOT_INODE, 2, 10).await.unwrap(), vec![]);
     }
+}
+
+#[tokio::test]
+async fn the_drives_own_attributes_can_be_read_and_nothing_else() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let a = file(v, ROOT_INODE, b"a").await;
+    v.write(a, &[7; 100_000], AT_START).await.unwrap();
+    v.setxattr(a, b"user.mine", b"1", SetXattr::Any).await.unwrap();
+    assert_eq!(&v.getxattr(a, b"user.strewn.pieces").await.unwrap()[..], b"none");
+    v.cache().drain(|_| {}).await.unwrap();
+    assert_eq!(&v.getxattr(a, b"user.strewn.state").await.unwrap()[..], b"committed");
+    assert_eq!(&v.getxattr(a, b"user.strewn.pieces").await.unwrap()[..], b"1/1");
+    assert_eq!(v.listxattr(a, true).await.unwrap(), b"user.mine\0", "copies must not carry them");
+    for name in [&b"user.strewn.state"[..], b"user.strewn.pieces", b"user.strewn.other"] {
+        assert_eq!(errno(v.setxattr(a, name, b"x", SetXattr::Any).await), Errno::PERM);
+        assert_eq!(errno(v.removexattr(a, name).await), Errno::PERM);
+    }
+    assert_eq!(errno(v.getxattr(a, b"user.strewn.other").await), Errno::NODATA);
+    f.bucket.set_unreachable(true);
+    v.write(a, b"changed", AT_START).await.unwrap();
+    let state = v.getxattr(a, b"user.strewn.state").await.unwrap();
+    assert!(state == "pending" || state == "uploading", "{state:?}");
 }

@@ -125,6 +125,10 @@ impl Shared {
         Ok(Some(cut))
     }
 
+    fn note_failed_cut(&self, cut: &FrozenCut, error: &Error) {
+        self.state.lock().failures.note(cut.inodes.iter().map(|inode| inode.inode), error);
+    }
+
     pub(crate) fn note_error(&self, error: Error) {
         tracing::warn!("{error}");
         self.state.lock().pipeline.last_error = Some(error);
@@ -146,9 +150,10 @@ pub(crate) async fn seal_cuts(shared: Arc<Shared>) {
             }
             continue;
         };
-        match shared.seal(frozen, epoch).await {
+        match shared.seal(frozen.clone(), epoch).await {
             Ok(()) => backoff = Backoff::new(),
             Err(error) => {
+                shared.note_failed_cut(&frozen, &error);
                 shared.note_error(error);
                 backoff.pause(&shared).await;
             }
@@ -195,6 +200,7 @@ pub(crate) async fn make_batches(shared: Arc<Shared>) {
         match shared.batch(&frozen, epoch).await {
             Ok(()) => backoff = Backoff::new(),
             Err(error) => {
+                shared.note_failed_cut(&frozen, &error);
                 shared.note_error(error);
                 backoff.pause(&shared).await;
             }

@@ -292,15 +292,6 @@ impl Tree {
         }
     }
 
-    /// Notes that an upload of these inodes failed, for their next sync.
-    pub(crate) fn note_failed(&mut self, inodes: impl Iterator<Item = InodeId>, why: &str) {
-        for inode in inodes {
-            if let Some(node) = self.nodes.get_mut(&inode) {
-                node.failed = Some(why.to_owned());
-            }
-        }
-    }
-
     /// What gives up the names of parked files that are not open any more: to be journaled and applied.
     pub(crate) fn unpark(&self) -> Vec<Mutation> {
         let closed = self.parked.iter().filter(|(inode, _)| self.nodes.get(inode).is_none_or(|node| node.pins == 0));

@@ -41,8 +41,6 @@ pub(crate) struct Node {
     pub(crate) directory: Option<Box<Directory>>,
     /// Content of a file.
     pub(crate) content: Option<Box<Content>>,
-    /// What went wrong with an upload, for the next sync.
-    pub(crate) failed: Option<String>,
     /// When it was last used, for eviction.
     pub(crate) used: u64,
 }
@@ -90,7 +88,6 @@ impl Node {
             names: Vec::new(),
             directory: None,
             content: None,
-            failed: None,
             used: 0,
         }
     }

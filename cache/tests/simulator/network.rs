@@ -94,6 +94,10 @@ impl BucketService for Network {
     async fn usage(&self) -> Result<Usage, Error> {
         self.bucket.usage().await
     }
+
+    async fn run_segments(&self, inode: InodeId, run: RunId) -> Result<Vec<SegmentState>, Error> {
+        self.bucket.run_segments(inode, run).await
+    }
 }
 
 /// How names begin under which the network keeps files that are open without a name.

@@ -43,6 +43,7 @@ pub struct Calls {
     pub commit: u64,
     pub changes: u64,
     pub usage: u64,
+    pub run_segments: u64,
 }
 
 /// Everything in a bucket, in order, for comparing two of them. The feed and mount streams are not part of it.
@@ -215,9 +216,7 @@ impl BucketService for MemoryBucket {
 
     async fn run_blocks(&self, inode: InodeId, run: RunId, first: u64, count: u64) -> Result<Bytes, Error> {
         let state = self.begin(|calls| &mut calls.run_blocks)?;
-        let refers = state.stored(inode)?.extents.values().any(|extent| extent.run == run);
-        let stored = state.runs.get(&run).filter(|_| refers);
-        let stored = stored.ok_or_else(|| Error::NotFound(format!("run {run:?} of {inode:?}")))?;
+        let stored = state.run_of(inode, run)?;
         let blocks = run::blocks(stored.length);
         let end = first.checked_add(count).filter(|&end| count >= 1 && end <= blocks);
         let end = end.ok_or_else(|| Error::Invalid(format!("{count} blocks from {first} of {blocks}")))?;
@@ -273,6 +272,15 @@ impl BucketService for MemoryBucket {
         let state = self.begin(|calls| &mut calls.usage)?;
         let available = state.quota.map_or(AVAILABLE, |quota| quota.saturating_sub(state.bytes));
         Ok(Usage { bytes: state.bytes, inodes: state.inodes.len() as u64, quota: state.quota, available })
+    }
+
+    async fn run_segments(&self, inode: InodeId, run: RunId) -> Result<Vec<SegmentState>, Error> {
+        let state = self.begin(|calls| &mut calls.run_segments)?;
+        Ok(match state.run_of(inode, run)?.place {
+            RunPlace::Inline(_) => Vec::new(),
+            // A segment is kept as it came: one piece, which is enough.
+            RunPlace::Segment { segment, .. } => vec![SegmentState { segment, pieces: 1, required: 1 }],
+        })
     }
 }
 

@@ -87,6 +87,21 @@ pub trait BucketService: Send + Sync + 'static {
 
     /// What the bucket holds and may hold.
     async fn usage(&self) -> Result<Usage, Error>;
+
+    /// How the segments are stored that hold blocks of a run that `inode` refers to, in the order of the blocks; none for
+    /// an inline run. Of some age at most.
+    async fn run_segments(&self, inode: InodeId, run: RunId) -> Result<Vec<SegmentState>, Error>;
+}
+
+/// How a segment is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentState {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Pieces that are believed to exist.
+    pub pieces: u32,
+    /// Pieces of them that are enough to read it.
+    pub required: u32,
 }
 
 /// What never changes about a bucket.

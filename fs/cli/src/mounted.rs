@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strewn_cache::{Cache, Options, Status};
 use strewn_fs::mount::{MountOptions, MountPoint, mount};
+use strewn_fs::volume::Promises;
 use strewn_fs::{Drive, Volume};
 use tokio::sync::mpsc;
 
@@ -32,6 +33,9 @@ pub(crate) struct MountPlan {
     pub(crate) suid: bool,
     pub(crate) dev: bool,
     pub(crate) cache_size: Option<u64>,
+    /// How long changes rest before they go up.
+    pub(crate) upload_delay: Option<Duration>,
+    pub(crate) promises: Promises,
     pub(crate) deadline: Option<Duration>,
     /// How long the end of the mount waits for a network that takes nothing.
     pub(crate) drain_timeout: Option<Duration>,
@@ -46,7 +50,7 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
     let cache = Cache::open(&mount.cache, opened.service, opened.root, options)
         .await
         .context(format_args!("opening the cache in {}", mount.cache.display()))?;
-    let mut live = Live::start(&cache, &mount, &kernel_options(&plan, &mount, read_only), plan.deadline)?;
+    let mut live = Live::start(&cache, &mount, &kernel_options(&plan, &mount, read_only), &plan)?;
     let (requests, mut wanted) = mpsc::channel(MAX_UNMOUNT_REQUESTS);
     let server = server::start(&mount.socket, cache.clone(), requests)?;
     let registration = register::enter(&mount)?;
@@ -82,10 +86,10 @@ struct Live {
 }
 
 impl Live {
-    fn start(cache: &Cache, at: &Mount, options: &MountOptions, deadline: Option<Duration>) -> Outcome<Self> {
-        let volume = Arc::new(Volume::new(cache.clone()));
+    fn start(cache: &Cache, at: &Mount, options: &MountOptions, plan: &MountPlan) -> Outcome<Self> {
+        let volume = Arc::new(Volume::new(cache.clone()).with_promises(plan.promises));
         let mut serving = strewn_fs::fuse::Options::default();
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = plan.deadline {
             // The cache's own error, which comes first, says more.
             serving.deadline = deadline + ANSWER_GRACE;
         }
@@ -95,6 +99,9 @@ impl Live {
         Ok(Self { drive, point: mounted.point })
     }
 }
+
+/// The oldest change waits so many times the upload delay when changes do not end.
+const OLDEST_DELAY: u32 = 10;
 
 /// How much longer than the cache's deadline the kernel's requests may take.
 const ANSWER_GRACE: Duration = Duration::from_secs(15);
@@ -142,6 +149,10 @@ fn cache_options(plan: &MountPlan, opened: &Opened) -> Outcome<Options> {
     if let Some(size) = plan.cache_size {
         options.budget = size;
         options.dirty_limit = size / 2;
+    }
+    if let Some(delay) = plan.upload_delay {
+        options.cut_idle = delay;
+        options.cut_age = delay * OLDEST_DELAY;
     }
     if let Some(deadline) = plan.deadline {
         options.deadline = deadline;

@@ -5,7 +5,7 @@ use super::buffers::Buffers;
 use super::{MAX_BACKGROUND, MAX_REQUEST, Options, convert};
 use crate::Volume;
 use crate::error::Result;
-use crate::volume::{Allocate, Entry, Open, Opened, RenameMode, SetAttributes, SetXattr, WriteMode};
+use crate::volume::{Allocate, Entry, Open, Opened, Reach, RenameMode, SetAttributes, SetXattr, WriteMode};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -57,19 +57,26 @@ const STATFS_BLOCK: u32 = 4096;
 /// Inode ids are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
-/// Nothing is kept per open file, so all handles are alike.
-const HANDLE: FileHandle = FileHandle(0);
+/// Longest that fsync and close may take where they wait for the network. What does not move ends at the cache's deadline;
+/// this bounds a queue that moves slowly.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(3600);
 
 pub(super) struct Adapter {
     volume: Arc<Volume>,
     answerer: Answerer,
     buffers: Buffers,
     ttl: Duration,
+    fsync_deadline: Duration,
+    close_deadline: Duration,
 }
 
 impl Adapter {
     pub(super) fn new(volume: Arc<Volume>, runtime: Handle, options: Options) -> Self {
+        let waits = |reach: Reach| if reach == Reach::Network { COMMIT_DEADLINE } else { options.deadline };
+        let promises = volume.promises();
         Self {
+            fsync_deadline: waits(promises.fsync),
+            close_deadline: waits(promises.close),
             volume,
             answerer: Answerer::new(runtime, options.deadline),
             buffers: Buffers::default(),
@@ -95,6 +102,28 @@ impl Adapter {
         };
         let span = tracing::trace_span!("fuse", request, number = number.0);
         self.answerer.answer(request, work.instrument(span), reply);
+    }
+
+    /// Runs a request that makes bytes durable, under a deadline of its own.
+    fn run_durable<W>(
+        &self,
+        request: &'static str,
+        (number, deadline): (INodeNo, Duration),
+        reply: ReplyEmpty,
+        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
+    ) where
+        W: Future<Output = Result<()>> + Send + 'static,
+    {
+        let volume = self.volume.clone();
+        let work = async move {
+            let inode = volume.inode(number.0)?;
+            work(volume, inode).await
+        };
+        let span = tracing::trace_span!("fuse", request, number = number.0);
+        self.answerer.answer_within(deadline, request, work.instrument(span), move |done| match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(convert::errno(&error)),
+        });
     }
 
     /// Runs a request that answers with nothing.
@@ -276,7 +305,7 @@ impl Filesystem for Adapter {
         let (caller, open) = (convert::caller(request), convert::open(flags));
         let work = async move |volume: Arc<Volume>, inode| volume.open(caller, inode, open).await;
         self.run("open", number, work, move |opened| match opened {
-            Ok(opened) => reply.opened(HANDLE, fopen(open, opened)),
+            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(open, opened)),
             Err(error) => reply.error(convert::errno(&error)),
         });
     }
@@ -296,7 +325,8 @@ impl Filesystem for Adapter {
         let work = async move |volume: Arc<Volume>, parent| volume.create(caller, parent, &name, mode, open).await;
         self.run("create", parent, work, move |created| match created {
             Ok((entry, opened)) => {
-                reply.created(&ttl, &convert::entry(&entry), GENERATION, HANDLE, fopen(open, opened));
+                let handle = FileHandle(opened.handle);
+                reply.created(&ttl, &convert::entry(&entry), GENERATION, handle, fopen(open, opened));
             }
             Err(error) => reply.error(convert::errno(&error)),
         });
@@ -343,19 +373,37 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _: &Request, number: INodeNo, handle: FileHandle, closer: LockOwner, reply: ReplyEmpty) {
+        let at = (number, self.close_deadline);
+        self.run_durable("flush", at, reply, async move |volume, inode| volume.flush(inode, handle.0, closer.0).await);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Ok(inode) = self.volume.inode(number.0) {
+            self.volume.release(inode, handle.0);
+        }
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.run_empty("fsync", number, reply, async move |volume, inode| volume.fsync(inode, data_only).await);
+    fn fsync(&self, _: &Request, number: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        let work = async move |volume: Arc<Volume>, inode| volume.fsync(inode, handle.0, data_only).await;
+        self.run_durable("fsync", (number, self.fsync_deadline), reply, work);
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, open) = (convert::caller(request), convert::open(flags));
         let work = async move |volume: Arc<Volume>, inode| volume.open(caller, inode, open).await;
         self.run("opendir", number, work, |opened| match opened {
-            Ok(_) => reply.opened(HANDLE, FopenFlags::empty()),
+            Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
             Err(error) => reply.error(convert::errno(&error)),
         });
     }
@@ -380,8 +428,16 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.run_empty("fsyncdir", number, reply, async move |volume, inode| volume.fsync(inode, data_only).await);
+    fn releasedir(&self, _: &Request, number: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        if let Ok(inode) = self.volume.inode(number.0) {
+            self.volume.release(inode, handle.0);
+        }
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, number: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        let work = async move |volume: Arc<Volume>, inode| volume.fsync(inode, handle.0, data_only).await;
+        self.run_durable("fsyncdir", (number, self.fsync_deadline), reply, work);
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -31,12 +31,22 @@ impl Answerer {
         work: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
+        self.answer_within(self.deadline, request, work, reply);
+    }
+
+    /// Like [`answer`](Self::answer), with a deadline of its own.
+    pub(super) fn answer_within<T: 'static>(
+        &self,
+        deadline: Duration,
+        request: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
         let _runtime = self.runtime.enter();
         let mut work = Box::pin(work);
         match poll_once(&mut work) {
             Poll::Ready(result) => reply(log(request, result)),
             Poll::Pending => {
-                let deadline = self.deadline;
                 self.runtime.spawn(async move {
                     let result = tokio::time::timeout(deadline, work).await;
                     reply(log(request, result.unwrap_or_else(|_| Err(Error::deadline()))));

@@ -35,6 +35,8 @@ pub struct Open {
 pub struct Opened {
     /// Copies of the content that the kernel has from an earlier open are still good.
     pub keep_copies: bool,
+    /// Names the open file for [`fsync`](Volume::fsync), [`flush`](Volume::flush) and [`release`](Volume::release).
+    pub handle: u64,
 }
 
 /// How a write is done.
@@ -83,7 +85,7 @@ impl Volume {
         if open.read && !open.no_atime && self.access_times && !self.cache.options().read_only {
             self.note_access(inode, attributes, now);
         }
-        Ok(Opened { keep_copies: self.nodes.open_keeps_copies(inode) })
+        Ok(self.opened(inode))
     }
 
     /// relatime, at open: reads that the kernel answers from its own copies are never seen here.
@@ -120,11 +122,6 @@ impl Volume {
             })
             .await?;
         Ok(written)
-    }
-
-    /// Makes a file durable on this machine, content and attributes. Errors: `EIO`.
-    pub async fn fsync(&self, inode: InodeId, data_only: bool) -> Result<()> {
-        self.cache.sync(inode, data_only).await.map_err(|error| crate::Error::from(error).into_sync())
     }
 
     /// fallocate(2). Errors: `ENODEV` for what is no file, `EINVAL` for nothing, `EFBIG`.

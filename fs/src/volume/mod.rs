@@ -10,7 +10,7 @@
 //! Permissions are the kernel's to check (`default_permissions`); a volume checks what the kernel does not.
 //!
 //! One file per group of operations: [`attributes`], [`namespace`], [`rename`], [`directory`], [mod@file], [`xattr`],
-//! [`space`]; [`path`] serves those who have no kernel.
+//! [`promises`], [`space`]; [`path`] serves those who have no kernel.
 
 mod attributes;
 mod directory;
@@ -18,6 +18,7 @@ mod file;
 mod namespace;
 mod nodes;
 pub mod path;
+mod promises;
 mod rename;
 mod rules;
 mod space;
@@ -28,6 +29,7 @@ pub use attributes::{SetAttributes, SetTime};
 pub use directory::{DirectoryLine, Listed};
 pub use file::{Allocate, Open, Opened, WriteMode};
 pub use nodes::ROOT_NUMBER;
+pub use promises::{Promises, Reach};
 pub use rename::RenameMode;
 pub use space::Space;
 pub use xattr::SetXattr;
@@ -38,6 +40,7 @@ use nodes::Nodes;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use strewn_cache::{Cache, Name, Stop, Transaction};
 use strewn_engine::bucket::{Timestamp, Usage};
 use strewn_engine::ids::InodeId;
@@ -88,6 +91,9 @@ pub struct Volume {
     clock: Arc<dyn Clock>,
     nodes: Nodes,
     access_times: bool,
+    promises: Promises,
+    /// The number of the newest open file.
+    handles: AtomicU64,
     usage: Mutex<Option<Usage>>,
 }
 
@@ -100,7 +106,18 @@ impl Volume {
     /// A volume over a cache, on a clock of its own.
     pub fn with_clock(cache: Cache, clock: Arc<dyn Clock>) -> Self {
         let nodes = Nodes::new(cache.root());
-        Self { cache, clock, nodes, access_times: true, usage: Mutex::new(None) }
+        let (promises, handles) = (Promises::default(), AtomicU64::new(0));
+        Self { cache, clock, nodes, access_times: true, promises, handles, usage: Mutex::new(None) }
+    }
+
+    /// The same volume, with other promises.
+    pub fn with_promises(self, promises: Promises) -> Self {
+        Self { promises, ..self }
+    }
+
+    /// What it promises.
+    pub fn promises(&self) -> Promises {
+        self.promises
     }
 
     /// The same volume, with access times that stay as they are (`noatime`).

@@ -84,8 +84,8 @@ impl Volume {
             })
             .await?;
         let entry = self.entry(made);
-        let keep_copies = self.nodes.open_keeps_copies(entry.stat.inode);
-        Ok((entry, Opened { keep_copies }))
+        let opened = self.opened(entry.stat.inode);
+        Ok((entry, opened))
     }
 
     /// Gives a file another name. Errors: `EEXIST`, `EPERM` for directories, `EMLINK`, `ENOENT` if it has no name left.

@@ -6,10 +6,19 @@ use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
 use std::sync::Arc;
-use strewn_cache::Stop;
-use strewn_engine::bucket::Kind;
+use strewn_cache::{Stop, Stored};
+use strewn_engine::bucket::{Kind, SegmentState};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::{MAX_XATTR_BYTES, MAX_XATTR_NAME, Xattrs, check_xattrs};
+
+/// How the names of the drive's own attributes begin.
+const OWN: &[u8] = b"user.strewn.";
+/// How far the file is on its way to the network.
+const STATE: &[u8] = b"user.strewn.state";
+/// How the network stores it.
+const PIECES: &[u8] = b"user.strewn.pieces";
+/// Segments that one question is about: each costs a request.
+const MOST_SEGMENTS: usize = 64;
 
 /// What setting does when the attribute exists or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,22 +35,28 @@ impl Volume {
     /// The value of an attribute. Errors: `ENODATA`, `EOPNOTSUPP` for a namespace that is not kept.
     pub async fn getxattr(&self, inode: InodeId, name: &[u8]) -> Result<Bytes> {
         check_name(name)?;
+        if name.starts_with(OWN) {
+            return self.own_attribute(inode, name).await;
+        }
         let attributes = self.cache.transact(|tx| tx.attributes(inode)).await?;
         attributes.xattrs.get(name).cloned().ok_or(Errno::NODATA.into())
     }
 
-    /// The names of all attributes, each followed by a NUL; those of the namespace `trusted.` only for the privileged.
+    /// The names of all attributes, each followed by a NUL; those of the namespace `trusted.` only for the privileged, and
+    /// never the drive's own: copies of a file are not to carry them.
     pub async fn listxattr(&self, inode: InodeId, privileged: bool) -> Result<Vec<u8>> {
         let attributes = self.cache.transact(|tx| tx.attributes(inode)).await?;
-        let visible = attributes.xattrs.keys().filter(|name| privileged || !name.starts_with(b"trusted."));
+        let visible = |name: &&Vec<u8>| (privileged || !name.starts_with(b"trusted.")) && !name.starts_with(OWN);
+        let visible = attributes.xattrs.keys().filter(visible);
         Ok(visible.flat_map(|name| name.iter().copied().chain([0])).collect())
     }
 
     /// Sets an attribute. Errors: `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `EPERM` for `user.` on what is neither file nor
-    /// directory, `ERANGE` for the name, `E2BIG` for the value, `ENOSPC` for all together.
+    /// directory and for the drive's own, `ERANGE` for the name, `E2BIG` for the value, `ENOSPC` for all together.
     pub async fn setxattr(&self, inode: InodeId, name: &[u8], value: &[u8], mode: SetXattr) -> Result<()> {
         self.writable()?;
         check_name(name)?;
+        check_not_own(name)?;
         if value.len() > MAX_XATTR_BYTES {
             return Err(Errno::TOOBIG.into());
         }
@@ -57,15 +72,25 @@ impl Volume {
         .await
     }
 
-    /// Removes an attribute. Errors: `ENODATA`.
+    /// Removes an attribute. Errors: `ENODATA`, `EPERM` for the drive's own.
     pub async fn removexattr(&self, inode: InodeId, name: &[u8]) -> Result<()> {
         self.writable()?;
         check_name(name)?;
+        check_not_own(name)?;
         self.change(inode, name, |xattrs| match xattrs.remove(name) {
             Some(_) => Ok(()),
             None => Err(refuse(Errno::NODATA)),
         })
         .await
+    }
+
+    /// What the drive tells of a file by way of attributes that nobody can set.
+    async fn own_attribute(&self, inode: InodeId, name: &[u8]) -> Result<Bytes> {
+        match name {
+            STATE => Ok(self.cache.file_state(inode).to_string().into()),
+            PIECES => Ok(describe(&self.cache.stored(inode, MOST_SEGMENTS).await?).into()),
+            _ => Err(Errno::NODATA.into()),
+        }
     }
 
     async fn change(
@@ -90,6 +115,24 @@ impl Volume {
     }
 }
 
+/// `10/4 9/4`: for every segment that holds bytes of the file, pieces that exist and pieces that are enough.
+fn describe(stored: &Stored) -> String {
+    if stored.segments.is_empty() {
+        // Small files and small changes lie with the satellite.
+        return String::from(if stored.is_there { "inline" } else { "none" });
+    }
+    let segment = |segment: &SegmentState| format!("{}/{}", segment.pieces, segment.required);
+    let mut words: Vec<String> = stored.segments.iter().map(segment).collect();
+    if stored.more {
+        words.push(String::from("..."));
+    }
+    words.join(" ")
+}
+
+fn check_not_own(name: &[u8]) -> Result<()> {
+    if name.starts_with(OWN) { Err(Errno::PERM.into()) } else { Ok(()) }
+}
+
 /// POSIX ACLs (`system.`) are refused: without the kernel's help nobody would enforce them.
 fn check_name(name: &[u8]) -> Result<()> {
     let kept = [&b"user."[..], b"trusted.", b"security."].into_iter().find(|prefix| name.starts_with(prefix));
@@ -98,5 +141,21 @@ fn check_name(name: &[u8]) -> Result<()> {
         Some(prefix) if name.len() == prefix.len() => Err(Errno::INVAL.into()),
         Some(_) if name.len() > MAX_XATTR_NAME => Err(Errno::RANGE.into()),
         Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strewn_engine::ids::SegmentId;
+
+    #[test]
+    fn pieces_are_told_by_segment() {
+        let segment = |pieces| SegmentState { segment: SegmentId::from_bytes([1; 16]), pieces, required: 4 };
+        let stored = |segments, more| Stored { is_there: true, segments, more };
+        assert_eq!(describe(&Stored::default()), "none");
+        assert_eq!(describe(&stored(vec![], false)), "inline");
+        assert_eq!(describe(&stored(vec![segment(10), segment(9)], false)), "10/4 9/4");
+        assert_eq!(describe(&stored(vec![segment(10)], true)), "10/4 ...");
     }
 }

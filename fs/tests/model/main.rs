@@ -299,7 +299,7 @@ impl Run {
 
     async fn sync(&mut self) {
         let id = self.node();
-        self.fixture.volume.fsync(self.inodes[&id], false).await.unwrap();
+        self.fixture.volume.fsync(self.inodes[&id], 0, false).await.unwrap();
     }
 
     /// Gives back some references of what has a name anyway.

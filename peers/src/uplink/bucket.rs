@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strewn_engine::bucket::{
     BucketService, BucketSettings, Changes, Commit, CommitReply, EncryptedName, Entry, EntryPage, Error, Extents,
-    Inode, SegmentSource, Usage,
+    Inode, SegmentSource, SegmentState, Usage,
 };
 use strewn_engine::ids::{InodeId, RunId, SegmentId};
 use strewn_wire::satellite::{Reply, Request};
@@ -83,5 +83,9 @@ impl BucketService for NetworkBucket {
 
     async fn usage(&self) -> Result<Usage, Error> {
         expect!(self.ask(Request::Usage { bucket: self.settings.bucket }).await?, Usage)
+    }
+
+    async fn run_segments(&self, inode: InodeId, run: RunId) -> Result<Vec<SegmentState>, Error> {
+        self.locator.segments(inode, run).await
     }
 }

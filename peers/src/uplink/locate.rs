@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use strewn_engine::bucket::Error;
+use strewn_engine::bucket::{Error, SegmentState};
 use strewn_engine::content::BLOCK;
 use strewn_engine::ids::{BucketId, InodeId, RunId, SegmentId};
 use strewn_engine::order::{Order, Signed};
@@ -110,6 +110,20 @@ impl Locator {
         self.readers.try_get_with(segment, load).await.map_err(|error| Error::clone(&error))
     }
 
+    /// How the segments of a run are stored. What the satellite said lately is not asked again.
+    pub(super) async fn segments(&self, inode: InodeId, run: RunId) -> Result<Vec<SegmentState>, Error> {
+        let mut segments = Vec::new();
+        for segment in self.run(inode, run).await?.segments() {
+            if self.readers.get(&segment).await.is_some_and(|reader| reader.fetched.elapsed() > FRESH) {
+                self.readers.invalidate(&segment).await;
+            }
+            let reader = self.reader(inode, run, segment).await?;
+            let (pieces, required) = (reader.sources.len() as u32, reader.geometry.required().into());
+            segments.push(SegmentState { segment, pieces, required });
+        }
+        Ok(segments)
+    }
+
     /// Forgets what a failed read used, if it may have been outdated. True if so: the read is worth another try.
     pub(super) async fn forget(&self, run: RunId, location: &Location) -> bool {
         let mut outdated = location.fetched.elapsed() > FRESH;
@@ -173,6 +187,18 @@ impl Location {
                     }
                 }
                 if found == count { Ok(Found::Stretches(stretches)) } else { Err(beyond()) }
+            }
+        }
+    }
+
+    /// Segments it lies in.
+    fn segments(&self) -> Vec<SegmentId> {
+        match &self.place {
+            Place::Inline(_) => Vec::new(),
+            Place::Parts(parts) => {
+                let mut segments: Vec<SegmentId> = parts.iter().map(|part| part.segment).collect();
+                segments.dedup();
+                segments
             }
         }
     }

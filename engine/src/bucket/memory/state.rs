@@ -143,6 +143,13 @@ impl State {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 
+    /// A run that an inode refers to.
+    pub(super) fn run_of(&self, inode: InodeId, run: RunId) -> Result<&StoredRun, Error> {
+        let refers = self.stored(inode)?.extents.values().any(|extent| extent.run == run);
+        let found = self.runs.get(&run).filter(|_| refers);
+        found.ok_or_else(|| Error::NotFound(format!("run {run:?} of {inode:?}")))
+    }
+
     pub(super) fn stored(&self, inode: InodeId) -> Result<&Stored, Error> {
         self.inodes.get(&inode).ok_or_else(|| Error::NotFound(format!("inode {inode:?}")))
     }

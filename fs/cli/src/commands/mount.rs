@@ -9,6 +9,7 @@ use crate::{config, detach, output, register, remote};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use strewn_fs::mount::MountOptions;
+use strewn_fs::volume::{Promises, Reach};
 
 /// Mount a bucket, or a directory of one, as a drive
 ///
@@ -33,13 +34,53 @@ pub(crate) struct Mount {
     /// Write the process id of the mount into this file once the drive is usable
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
+    /// Take no changes
+    #[arg(long)]
+    read_only: bool,
+    /// Where bytes have to be when fsync, fdatasync, msync or a write with O_SYNC returns: on the disk of this machine, or on
+    /// the network too (EIO when it is away; the bytes stay queued)
+    #[arg(long, value_name = "REACH", default_value = "local")]
+    sync: ReachArg,
+    /// The same for close [default: local, which is what a write promises]
+    #[arg(long, value_name = "REACH", default_value = "local", hide_default_value = true)]
+    close: ReachArg,
+    /// How long changes rest before they go up; when changes do not end, the oldest waits ten times as long [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    upload_delay: Option<Duration>,
+    /// Most bytes of the cache on disk, at least 256M [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = cache_size)]
+    cache_size: Option<u64>,
     /// When the mount is to end: give up when the network takes nothing for so long [default: the deadline]
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
     /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev,
-    /// access=NAME, cache-dir=DIR, cache-size=SIZE, pidfile=FILE, deadline=SECONDS, drain-timeout=DURATION
+    /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
+    /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, drain-timeout=DURATION as above
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
+}
+
+/// `local` or `network`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ReachArg {
+    /// The disk of this machine
+    Local,
+    /// The network too
+    Network,
+}
+
+impl ReachArg {
+    fn parse(name: &str, value: &str) -> Outcome<Self> {
+        let wrong = |_| Failure::usage(format!("{name}={value}: write {name}=local or {name}=network"));
+        clap::ValueEnum::from_str(value, false).map_err(wrong)
+    }
+
+    fn reach(self) -> Reach {
+        match self {
+            Self::Local => Reach::Machine,
+            Self::Network => Reach::Network,
+        }
+    }
 }
 
 /// Smallest cache budget that is accepted: a full segment sealed beside its plaintext, and the journal.
@@ -70,6 +111,10 @@ impl Mount {
             register::Mount { mountpoint, source: self.source.to_string(), pid: std::process::id(), socket, cache };
         plan.pidfile = self.pidfile;
         plan.drain_timeout = self.drain_timeout;
+        plan.read_only = self.read_only;
+        plan.cache_size = self.cache_size;
+        plan.upload_delay = self.upload_delay;
+        plan.promises = Promises { fsync: self.sync.reach(), close: self.close.reach() };
         mounted::serve(mount, opened, plan).await
     }
 
@@ -78,7 +123,10 @@ impl Mount {
         let need = || Failure::usage(format!("-o {name} needs a value"));
         match name {
             "" | "rw" | "defaults" | "_netdev" | "auto" | "noauto" | "user" | "nofail" => {}
-            "ro" => plan.read_only = true,
+            "ro" => self.read_only = true,
+            "sync" => self.sync = ReachArg::parse(name, value)?,
+            "close" => self.close = ReachArg::parse(name, value)?,
+            "upload-delay" => self.upload_delay = Some(output::parse_duration(value).map_err(Failure::usage)?),
             "allow_other" => plan.allow_other = true,
             "noexec" => plan.noexec = true,
             "noatime" => plan.noatime = true,
@@ -92,7 +140,7 @@ impl Mount {
             "cache-dir" => self.cache_dir = Some(value.into()),
             "pidfile" if value.is_empty() => return Err(need()),
             "pidfile" => self.pidfile = Some(value.into()),
-            "cache-size" => plan.cache_size = Some(cache_size(value)?),
+            "cache-size" => self.cache_size = Some(cache_size(value).map_err(Failure::usage)?),
             "drain-timeout" => self.drain_timeout = Some(output::parse_duration(value).map_err(Failure::usage)?),
             "deadline" => plan.deadline = Some(deadline(value)?),
             // mount(8) hands over x-* options of others (x-systemd.…): they are comments to us.
@@ -131,12 +179,12 @@ pub(crate) fn clean_stale(mountpoint: &Path) -> Outcome {
     Ok(())
 }
 
-fn cache_size(text: &str) -> Outcome<u64> {
-    let size = output::parse_size(text).map_err(Failure::usage)?;
-    if size < MIN_CACHE {
-        return Err(Failure::usage(format!("cache-size={text} is too small: at least {}", output::bytes(MIN_CACHE))));
+fn cache_size(text: &str) -> Result<u64, String> {
+    let size = output::parse_size(text)?;
+    match size < MIN_CACHE {
+        true => Err(format!("a cache of {text} is too small: at least {}", output::bytes(MIN_CACHE))),
+        false => Ok(size),
     }
-    Ok(size)
 }
 
 fn deadline(text: &str) -> Outcome<Duration> {
