@@ -6,10 +6,14 @@
 //! - a name that somebody else changed keeps their meaning, and what it means here becomes `name (conflict HOST TIME)`; a
 //!   removal here gives way;
 //! - of an inode that somebody else changed, attributes from here win; if content changed here too, the file keeps their
-//!   content, and ours becomes a copy beside it, made before;
+//!   content, and ours becomes a copy beside it;
 //! - an inode that somebody else removed while it was changed here comes back.
 //!
-//! No cut is taken meanwhile; writers go on. After a crash in between the batch is refused again and all begins anew.
+//! No cut is taken meanwhile; writers go on. After a crash in between the batch is refused again and all begins anew: what is
+//! made before that one record (`copies`, `keep`) leaves no trace by itself.
+
+mod copies;
+mod keep;
 
 use crate::content::Digest;
 use crate::content::map::Fill;
@@ -18,7 +22,8 @@ use crate::cut::seal::draw;
 use crate::record::{Adopt, Mutation, Rebase};
 use crate::shared::{Shared, State};
 use crate::tree::Tree;
-use crate::{Error, Invalidation, Name, Position};
+use crate::{Error, Invalidation, Name};
+use copies::Copies;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -93,12 +98,17 @@ impl Shared {
         let mut way = self.on_the_way();
         self.bring_here(&way).await?;
         self.ask_all(&mut way).await?;
+        let mut copies = Copies::new(self);
         for (inode, found) in way.inodes.iter().filter(|(_, found)| found.is_foreign() && !found.ranges.is_empty()) {
-            self.copy_aside(*inode, found).await?;
+            copies.copy(*inode, found).await?;
         }
         let _alone = self.gate.write().await;
-        let state = &mut *self.state.lock();
-        self.put_on_ground(state, way, stream, yield_directories)
+        self.sync_way(&way).await?;
+        let mut state = self.state.lock();
+        self.log_way(&mut state, &way)?;
+        let result = self.put_on_ground(&mut state, way, &copies, stream, yield_directories);
+        drop(state);
+        result
     }
 
     /// Collects what all cuts on their way changed.
@@ -168,66 +178,27 @@ impl Shared {
         Ok(())
     }
 
-    /// Copies a file as it is here beside itself, under a conflict name.
-    async fn copy_aside(self: &Arc<Self>, inode: InodeId, found: &InodeFound) -> Result<(), Error> {
-        let (place, attributes) = {
-            let state = self.state.lock();
-            let Some(node) = state.tree.node(inode) else { return Ok(()) };
-            (node.names.first().cloned(), node.attributes.clone())
-        };
-        let Some((directory, name)) = place else { return Ok(()) };
-        let conflict = self.conflict_name(&self.state.lock().tree, directory, &name);
-        let copy = self
-            .transact(|tx| {
-                let copy = tx.create(attributes.clone())?;
-                tx.entry(directory, &conflict)?;
-                tx.set_entry(directory, &conflict, Some(copy))?;
-                tx.resize(copy, attributes.size)?;
-                Ok(copy)
-            })
-            .await?;
-        let data = |(range, fill): &(Range<u64>, Fill)| (*fill == Fill::Data).then(|| range.clone());
-        let ours: rangemap::RangeSet<u64> = found.ranges.iter().filter_map(data).collect();
-        let mut at = 0;
-        while at < attributes.size {
-            let end = (at + COPY_STEP).min(attributes.size);
-            match self.read(inode, at, (end - at) as usize).await {
-                Ok(bytes) => drop(self.write(copy, Position::At(at), &bytes, |_| {}).await?),
-                // What was never changed here went with their change; what was changed here is here.
-                Err(error) => {
-                    tracing::warn!("a stretch of a conflict copy is gone from the network: {error}");
-                    for part in ours.overlapping(&(at..end)) {
-                        let part = part.start.max(at)..part.end.min(end);
-                        let bytes = self.read(inode, part.start, (part.end - part.start) as usize).await?;
-                        self.write(copy, Position::At(part.start), &bytes, |_| {}).await?;
-                    }
-                }
-            }
-            at = end;
-        }
-        self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-        self.invalidate_entry(directory, conflict);
-        Ok(())
-    }
-
     /// Takes all cuts apart, in one record.
     fn put_on_ground(
         &self,
         state: &mut State,
         way: OnTheWay,
+        copies: &Copies<'_>,
         stream: Option<MountId>,
         yield_directories: bool,
     ) -> Result<(), Error> {
         let number = if stream.is_some() { 0 } else { way.number };
         let mount = stream.unwrap_or(state.pipeline.mount);
         let mut record = vec![Mutation::Uncut { from: way.first, number }, Mutation::Stream { mount, number }];
-        let mut told = Vec::new();
+        let (mut told, mut taken) = (Vec::new(), BTreeSet::new());
+        copies.name(state, &mut taken, &mut record, &mut told);
         for (inode, found) in &way.inodes {
             rebase(state, *inode, found, &way.names, &mut record)?;
         }
         for ((directory, name), found) in &way.names {
-            self.settle_name(state, *directory, name, found, yield_directories, &mut record, &mut told);
+            self.settle_name(state, (*directory, name), found, yield_directories, &mut taken, &mut record, &mut told);
         }
+        let record = state.tree.with_adoptions(record);
         let position = state.append(&self.journal, &record)?;
         state.pipeline.epoch += 1;
         state.pipeline.taken_apart = true;
@@ -253,10 +224,10 @@ impl Shared {
     fn settle_name(
         &self,
         state: &State,
-        directory: InodeId,
-        name: &Name,
+        (directory, name): (InodeId, &Name),
         found: &NameFound,
         yield_directories: bool,
+        taken: &mut BTreeSet<(InodeId, Name)>,
         record: &mut Vec<Mutation>,
         told: &mut Vec<Invalidation>,
     ) {
@@ -283,7 +254,7 @@ impl Shared {
         }
         record.push(Mutation::Entry { directory, name: name.clone(), previous: local, child: theirs });
         if let Some(local) = local {
-            let conflict = self.conflict_name(&state.tree, directory, name);
+            let conflict = self.conflict_name(&state.tree, directory, name, taken);
             self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             told.push(Invalidation::Entry(directory, conflict.clone()));
             record.push(Mutation::Entry { directory, name: conflict, previous: None, child: Some(local) });
@@ -291,8 +262,14 @@ impl Shared {
         told.push(Invalidation::Entry(directory, name.clone()));
     }
 
-    /// `name (conflict HOST TIME)`, cut so that it is a valid name.
-    fn conflict_name(&self, tree: &Tree, directory: InodeId, name: &Name) -> Name {
+    /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then.
+    fn conflict_name(
+        &self,
+        tree: &Tree,
+        directory: InodeId,
+        name: &Name,
+        taken: &mut BTreeSet<(InodeId, Name)>,
+    ) -> Name {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let host: String = self.options.host.chars().filter(|c| c.is_ascii_graphic() && *c != '/').take(40).collect();
         let slot = |name: &Name| tree.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
@@ -305,7 +282,7 @@ impl Shared {
             let keep = name.as_bytes().len().min(Name::MAX - suffix.len());
             let bytes = [&name.as_bytes()[..keep], suffix.as_bytes()].concat();
             let candidate = Name::new(&bytes).expect("a valid name and printable characters within the limit");
-            if slot(&candidate).is_none() {
+            if slot(&candidate).is_none() && taken.insert((directory, candidate.clone())) {
                 return candidate;
             }
             number += 1;

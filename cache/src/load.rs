@@ -203,14 +203,22 @@ impl Shared {
         };
         let mut base = Base::default();
         let mut version = 0;
-        if !self.is_unsent(inode) {
-            let (expected, record) = match known {
-                Some(known) => known,
-                None => {
-                    let row = self.ask(self.bucket.inode(inode)).await?;
-                    (row.version, InodeKeys::new(key).open_record(&row)?)
+        let mut shown = None;
+        let row = match (self.is_unsent(inode), known) {
+            (true, _) => None,
+            (false, Some(known)) => Some(known),
+            (false, None) => match self.ask(self.bucket.inode(inode)).await {
+                Ok(row) => {
+                    let record = InodeKeys::new(key).open_record(&row)?;
+                    shown = Some(row.record);
+                    Some((row.version, record))
                 }
-            };
+                // Removed by somebody else while it waits here: what waits is all there is.
+                Err(bucket::Error::NotFound(_)) if self.is_queued(inode) => None,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        if let Some((expected, record)) = row {
             let keys = InodeKeys::new(key);
             let asked = if windows.is_empty() { BTreeSet::from([0]) } else { windows.clone() };
             for number in asked {
@@ -233,14 +241,20 @@ impl Shared {
             return Ok(None);
         }
         // Batches that were committed meanwhile count only if what was read is from before them.
-        let queue = || pipeline.recent.iter().chain(&pipeline.queued).map(|queued| &**queued);
+        let (recent, queued) = (pipeline.recent.iter().map(|sent| &**sent), pipeline.queued.iter().map(|sent| &**sent));
+        let puts = batch::puts_after(inode, (version, shown.as_ref()), recent, queued);
         let Base { tags, windows: mut loaded } = base;
         let renewed = |number: &u64| {
             let extents = loaded.remove(number).unwrap_or_default();
-            (*number, batch::apply_queued(inode, version, *number, extents, queue()))
+            (*number, batch::apply_puts(&puts, *number, extents))
         };
         let windows: BTreeMap<_, _> = windows.iter().map(renewed).collect();
-        Ok(Some(Base { tags: batch::apply_queued_tags(inode, version, tags, queue()), windows }))
+        Ok(Some(Base { tags: batch::apply_puts_to_tags(&puts, tags), windows }))
+    }
+
+    /// True if a queued batch puts the inode.
+    fn is_queued(&self, inode: InodeId) -> bool {
+        self.state.lock().pipeline.queued.iter().any(|queued| queued.puts().any(|put| put == inode))
     }
 
     /// True if a queued batch creates the inode: the network does not know it yet.

@@ -188,13 +188,14 @@ impl Shared {
     }
 
     /// Writes all pending state into a snapshot, so that the journal before it can go. Does nothing while a cut is being
-    /// sealed: its data is neither pending nor in a batch.
+    /// sealed: its data is neither pending nor in a batch. Nor while a refusal is dealt with: its copies have no names yet.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<(), Error> {
         let journal = self.journal.clone();
         let prepared = blocking(move || Ok(journal.prepare_snapshot()?)).await?;
         let (mut snapshot, mutations, files) = {
             let mut state = self.state.lock();
-            if !state.pipeline.frozen.is_empty() || !state.pipeline.drafts.is_empty() {
+            let pipeline = &state.pipeline;
+            if !pipeline.frozen.is_empty() || !pipeline.drafts.is_empty() || pipeline.resolving {
                 return Ok(());
             }
             let snapshot = prepared.mark()?;

@@ -189,7 +189,12 @@ impl<'a> Replay<'a> {
                     self.tree.note_committed(cut);
                 }
                 Mutation::Stream { mount, number } => (self.pipeline.mount, self.pipeline.number) = (mount, number),
-                Mutation::Uncut { number, .. } => self.pipeline.number = number,
+                Mutation::Uncut { from, number } => {
+                    self.pipeline.number = number;
+                    // Those of a snapshot; the freezes of others were passed over.
+                    self.queued.retain(|queued| *queued < from);
+                    self.tree.uncut(from, std::iter::empty());
+                }
                 Mutation::Cut { cut, number, hashes } if self.outlook.batches.contains(&cut) => {
                     self.pipeline.number = number;
                     self.tree.set_hashes(&hashes);

@@ -167,22 +167,28 @@ impl Content {
 
     /// Makes ranges dirty again, older ones first; what is dirty already is newer.
     pub(crate) fn thaw(&mut self, ranges: Vec<(Range<u64>, Fill)>, size: u64) {
-        let newer = std::mem::take(&mut self.dirty);
+        self.dirty = self.thawed(ranges, size);
+    }
+
+    /// What is dirty once these ranges are dirty again; see [`Self::thaw`].
+    pub(crate) fn thawed(&self, ranges: Vec<(Range<u64>, Fill)>, size: u64) -> RangeMap<u64, Fill> {
+        let mut thawed = RangeMap::new();
+        let newer = self.dirty.iter().map(|(range, fill)| (range.clone(), *fill));
         for (range, fill) in ranges.into_iter().chain(newer) {
             let range = range.start..range.end.min(size);
             if range.is_empty() {
                 continue;
             }
             match fill {
-                Fill::Hole => self.dirty.insert(range, Fill::Hole),
+                Fill::Hole => thawed.insert(range, Fill::Hole),
                 Fill::Data => {
-                    let here: Vec<_> = self.present.overlapping(&range).cloned().collect();
-                    for part in here {
-                        self.dirty.insert(part.start.max(range.start)..part.end.min(range.end), Fill::Data);
+                    for part in self.present.overlapping(&range) {
+                        thawed.insert(part.start.max(range.start)..part.end.min(range.end), Fill::Data);
                     }
                 }
             }
         }
+        thawed
     }
 
     /// Makes whole stretches dirty that are touched, lie in many extents and are here: the next cut puts them in one run.

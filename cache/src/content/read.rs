@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use strewn_engine::bucket::{self, Extent, RunPlace};
 use strewn_engine::content::{BLOCK, BLOCK_PLAIN, run, window};
-use strewn_engine::ids::InodeId;
+use strewn_engine::ids::{InodeId, SegmentId};
 use strewn_engine::keys::InodeKeys;
 use strewn_engine::secret::Key;
 
@@ -233,17 +233,25 @@ impl Shared {
         let place = self.state.lock().pipeline.runs.get(&extent.run).cloned();
         let within = run::ciphertext_range(extent.run_length, blocks.clone());
         match place {
-            Some(RunPlace::Inline(bytes)) => Ok(bytes),
+            Some(RunPlace::Inline(bytes)) => return Ok(bytes),
             Some(RunPlace::Segment { segment, offset, .. }) => {
-                let source = self.segment_source(segment).await?;
-                let mut buffer = BytesMut::zeroed((within.end - within.start) as usize);
-                source.read_at(offset + within.start, &mut buffer)?;
-                Ok(buffer.freeze())
+                let sealed = self.sealed_bytes(segment, offset + within.start..offset + within.end).await;
+                // Or else its batch was committed meanwhile, and the file is gone because the network has it.
+                if sealed.is_ok() || self.state.lock().pipeline.runs.contains_key(&extent.run) {
+                    return sealed;
+                }
             }
-            None => {
-                Ok(self.ask(self.bucket.run_blocks(inode, extent.run, blocks.start, blocks.end - blocks.start)).await?)
-            }
+            None => {}
         }
+        Ok(self.ask(self.bucket.run_blocks(inode, extent.run, blocks.start, blocks.end - blocks.start)).await?)
+    }
+
+    /// Bytes of a sealed segment file.
+    async fn sealed_bytes(self: &Arc<Self>, segment: SegmentId, range: Range<u64>) -> Result<Bytes, Error> {
+        let source = self.segment_source(segment).await?;
+        let mut buffer = BytesMut::zeroed(range_len(&range) as usize);
+        source.read_at(range.start, &mut buffer)?;
+        Ok(buffer.freeze())
     }
 
     /// Puts fetched bytes into the backing, wherever nothing else came in between.

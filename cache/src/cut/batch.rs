@@ -5,7 +5,9 @@ use super::seal::{Sealed, Segment};
 use crate::content::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use strewn_engine::bucket::{Commit, Extent, Kind, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag};
+use strewn_engine::bucket::{
+    self, Commit, Extent, Kind, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag,
+};
 use strewn_engine::content::{WINDOW, extent, window};
 use strewn_engine::ids::{CommitId, InodeId, MountId};
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -222,15 +224,9 @@ fn put_inode(inode: &FrozenInode, ranges: Vec<RangeChange>, renewed: Option<&Ren
     })
 }
 
-/// What queued batches make of a window as the network has it in row version `version`.
-pub(crate) fn apply_queued<'a>(
-    inode: InodeId,
-    version: u64,
-    number: u64,
-    mut extents: Vec<Extent>,
-    queue: impl Iterator<Item = &'a Queued>,
-) -> Vec<Extent> {
-    for put in puts(inode, version, queue) {
+/// What puts make of a window.
+pub(crate) fn apply_puts(puts: &[&PutInode], number: u64, mut extents: Vec<Extent>) -> Vec<Extent> {
+    for put in puts {
         let range = window::range(number);
         let here: Vec<RangeChange> = put.ranges.iter().filter_map(|change| clip(change, &range)).collect();
         extents = extent::replace_ranges(&extents, &here);
@@ -239,14 +235,9 @@ pub(crate) fn apply_queued<'a>(
     extents
 }
 
-/// What queued batches make of a file's tags.
-pub(crate) fn apply_queued_tags<'a>(
-    inode: InodeId,
-    version: u64,
-    mut tags: BTreeMap<u64, WindowTag>,
-    queue: impl Iterator<Item = &'a Queued>,
-) -> BTreeMap<u64, WindowTag> {
-    for put in puts(inode, version, queue) {
+/// What puts make of a file's tags.
+pub(crate) fn apply_puts_to_tags(puts: &[&PutInode], mut tags: BTreeMap<u64, WindowTag>) -> BTreeMap<u64, WindowTag> {
+    for put in puts {
         tags.split_off(&put.size.div_ceil(WINDOW));
         for (number, tag) in &put.tags {
             match tag {
@@ -258,14 +249,24 @@ pub(crate) fn apply_queued_tags<'a>(
     tags
 }
 
-/// Queued puts of an inode that come after row version `version`.
-fn puts<'a>(
+/// The puts of an inode that come after the network's row of this version and record: of batches that left the queue those
+/// that are newer; of queued ones all, but for those that the row shows already because only the answer was lost. A row of
+/// somebody else's does not hide what waits here.
+pub(crate) fn puts_after<'a>(
     inode: InodeId,
-    version: u64,
-    queue: impl Iterator<Item = &'a Queued>,
-) -> impl Iterator<Item = &'a PutInode> {
-    queue.flat_map(|queued| &queued.commit.operations).filter_map(move |operation| match operation {
-        Operation::PutInode(put) if put.inode == inode && put.version > version => Some(put),
-        _ => None,
-    })
+    (version, record): (u64, Option<&bucket::Sealed>),
+    recent: impl Iterator<Item = &'a Queued>,
+    queued: impl Iterator<Item = &'a Queued>,
+) -> Vec<&'a PutInode> {
+    let of = |queued: &'a Queued| {
+        queued.commit.operations.iter().filter_map(move |operation| match operation {
+            Operation::PutInode(put) if put.inode == inode => Some(put),
+            _ => None,
+        })
+    };
+    let mut puts: Vec<&PutInode> = recent.flat_map(of).filter(|put| put.version > version).collect();
+    let queued: Vec<&PutInode> = queued.flat_map(of).collect();
+    let shown = queued.iter().rposition(|put| record == Some(&put.record));
+    puts.extend(&queued[shown.map_or(0, |last| last + 1)..]);
+    puts
 }

@@ -1,0 +1,117 @@
+//! Crashes while the network's refusal of a batch is dealt with: both sides keep what they had, once.
+
+mod common;
+
+use common::*;
+use std::sync::{Arc, Mutex};
+use strewn_cache::disk::MemoryDisk;
+use strewn_cache::{Cache, Options, Root};
+use strewn_engine::bucket::Kind;
+use strewn_engine::bucket::memory::MemoryBucket;
+
+/// Disk and network at one moment.
+type Images = Arc<Mutex<Vec<(MemoryDisk, MemoryBucket)>>>;
+
+/// What the second mount has written when it finds out that the first was faster.
+struct Ours {
+    shared: Vec<u8>,
+    mine: Vec<u8>,
+    tiny: Vec<u8>,
+    new: Vec<u8>,
+}
+
+/// Keeps nothing that is clean.
+fn tight() -> Options {
+    Options { budget: 1, ..options() }
+}
+
+async fn first_mount(bucket: &MemoryBucket, root: &Root) -> Cache {
+    let one = open_on(&MemoryDisk::new(), bucket, root, options()).await;
+    for (name, length) in [("shared", 100_000), ("mine", 100_000), ("tiny", 5_000)] {
+        let file = create(&one, root.inode, name, Kind::File).await;
+        write(&one, file, 0, &pattern(length, 1)).await;
+    }
+    drain(&one).await;
+    one
+}
+
+/// The second mount, with a batch that is going to be refused. Its bytes are in sealed files alone.
+async fn second_mount(disk: &MemoryDisk, bucket: &MemoryBucket, root: &Root) -> (Cache, Ours) {
+    let two = open_on(disk, bucket, root, tight()).await;
+    picture(&two).await;
+    let ours = Ours {
+        shared: pattern(100_000, 2),
+        mine: pattern(100_000, 3),
+        tiny: pattern(5_000, 4),
+        new: pattern(70_000, 5),
+    };
+    for (name, bytes) in [("shared", &ours.shared), ("mine", &ours.mine), ("tiny", &ours.tiny)] {
+        let file = lookup(&two, root.inode, name).await.unwrap();
+        write(&two, file, 0, bytes).await;
+    }
+    let new = create(&two, root.inode, "new", Kind::File).await;
+    write(&two, new, 0, &ours.new).await;
+    two.sync_all().await.unwrap();
+    bucket.set_unreachable(true);
+    assert!(two.cut().await.unwrap());
+    let sealed = async {
+        while disk.names().iter().any(|name| name.starts_with("data/")) {
+            two.keep_house().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, sealed).await.expect("in time");
+    two.snapshot().await.unwrap();
+    (two, ours)
+}
+
+async fn fresh_picture(bucket: &MemoryBucket, root: &Root) -> Picture {
+    let cache = open_on(&MemoryDisk::new(), bucket, root, options()).await;
+    let found = picture(&cache).await;
+    cache.close().await.unwrap();
+    found
+}
+
+fn check(found: &Picture, ours: &Ours, moment: &str) {
+    let names: Vec<&String> = found.keys().collect();
+    assert_eq!(found.len(), 6, "{moment}: {names:?}");
+    assert!(found["/mine"].3 == ours.mine && found["/tiny"].3 == ours.tiny, "{moment}: what nobody else changed");
+    assert!(found["/new"].3 == b"theirs" && found["/shared"].3[50..58] == *b"from one", "{moment}: theirs");
+    // A mount that was just opened does not know the name of `shared`.
+    let copies: Vec<_> = found.iter().filter(|(path, _)| path.contains(" (conflict ")).collect();
+    let is_copy = |bytes: &Vec<u8>| copies.iter().any(|(_, node)| node.3 == *bytes && node.1 == 1);
+    assert!(copies.len() == 2 && is_copy(&ours.shared) && is_copy(&ours.new), "{moment}: {names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_while_a_refusal_is_dealt_with_leaves_every_copy_once() {
+    let (bucket, root) = bucket(1 << 20);
+    let one = first_mount(&bucket, &root).await;
+    let disk = MemoryDisk::new();
+    let (two, ours) = second_mount(&disk, &bucket, &root).await;
+    bucket.set_unreachable(false);
+    let shared = lookup(&one, root.inode, "shared").await.unwrap();
+    write(&one, shared, 50, b"from one").await;
+    let new = create(&one, root.inode, "new", Kind::File).await;
+    write(&one, new, 0, b"theirs").await;
+    drain(&one).await;
+    one.close().await.unwrap();
+    let images = Images::default();
+    let (theirs, network) = (images.clone(), bucket.clone());
+    disk.watch(Some(Box::new(move |disk| theirs.lock().unwrap().push((disk, network.fork())))));
+    drain(&two).await;
+    disk.watch(None);
+    check(&fresh_picture(&bucket, &root).await, &ours, "without a crash");
+    two.close().await.unwrap();
+    let images = std::mem::take(&mut *images.lock().unwrap());
+    assert!(images.len() > 4);
+    for (number, (disk, network)) in images.into_iter().enumerate() {
+        for (boot, left) in [(1, disk.kill()), (2, disk.crash(1)), (2, disk.crash(number as u64))] {
+            let network = network.fork();
+            let cache = open_in(&left, boot, &network, &root, options()).await;
+            drain(&cache).await;
+            check(&fresh_picture(&network, &root).await, &ours, &format!("image {number}, boot {boot}"));
+            cache.close().await.unwrap();
+        }
+    }
+}
