@@ -8,10 +8,13 @@ use std::process::Command;
 /// Written without a sync right before the power is cut: it must be lost, or the cut was none.
 const CONTROL: &str = "written-last";
 
-/// Makes the directory's file system forget everything that is not on the disk yet, and fail from then on.
+/// Makes the directory's file system forget everything that is not on the disk yet, and fail from then on. The file of the
+/// control is written as late as can be, because the kernel may write it out by itself.
 const SHUT_DOWN: &str = "import fcntl, os, struct, sys
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587d, 2
-fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), EXT4_IOC_SHUTDOWN, struct.pack('I', NO_LOG_FLUSH))";
+directory, control = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+os.write(control, b'not synced')
+fcntl.ioctl(directory, EXT4_IOC_SHUTDOWN, struct.pack('I', NO_LOG_FLUSH))";
 
 /// The file system and the device under it. Dropping it takes both away.
 pub(crate) struct Disk {
@@ -49,8 +52,8 @@ impl Disk {
     /// Cuts the power: what was not synced is gone, and nothing can be read or written any more.
     #[track_caller]
     pub(crate) fn cut_power(&self) {
-        std::fs::write(self.mountpoint.join(CONTROL), CONTROL).expect("the power is on");
-        run(Command::new("python3").args(["-c", SHUT_DOWN]).arg(&self.mountpoint));
+        let control = self.mountpoint.join(CONTROL);
+        run(Command::new("python3").args(["-c", SHUT_DOWN]).arg(&self.mountpoint).arg(control));
     }
 
     /// Unmounts what the power was cut of, once nobody uses it, and mounts it again.

@@ -130,13 +130,26 @@ impl Drive {
         run(&mut command);
     }
 
+    /// Mounts the drive of a [`network`](Self::network), with further arguments.
+    #[track_caller]
+    pub(crate) fn mount_drive(&self, arguments: &[&str]) {
+        if !is_mounted(&self.mountpoint) {
+            std::fs::create_dir_all(&self.mountpoint).expect("a mountpoint");
+        }
+        let mut mount = self.strewn(["mount", "drive", "--detach", "--cache-dir"]);
+        run(mount.arg(self.beside("cache")).arg(&self.mountpoint).args(arguments));
+    }
+
+    /// Kills the network: satellite and nodes are away, as when a cable is pulled. [`start`](Self::start) brings it back.
+    pub(crate) fn kill_network(&self) {
+        let status = run(self.strewn(["local", "status", "--json", "--data"]).arg(self.data()));
+        let status: serde_json::Value = serde_json::from_str(&status).expect("status prints JSON");
+        kill(status["pid"].as_u64().expect("a process id") as u32);
+    }
+
     /// Kills the process that serves the drive and takes the dead mount away.
     pub(crate) fn kill_mount(&self) {
-        let pid = rustix::process::Pid::from_raw(self.mount_pid() as i32).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it can be killed");
-        wait_until("the killed mount is gone", || {
-            !Path::new(&format!("/proc/{pid}/root/.", pid = pid.as_raw_nonzero())).exists()
-        });
+        kill(self.mount_pid());
         run(Command::new("umount").arg("-l").arg(&self.mountpoint));
     }
 }
@@ -150,6 +163,14 @@ impl Drop for Drive {
         drop(self.strewn(["local", "down", "--no-wait", "--data"]).arg(self.data()).output());
         unmount_below(self.dir.path());
     }
+}
+
+/// Kills a process and waits until it is gone.
+#[track_caller]
+pub(crate) fn kill(process: u32) {
+    let pid = rustix::process::Pid::from_raw(process as i32).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it can be killed");
+    wait_until("the killed process is gone", || !Path::new(&format!("/proc/{process}/root/.")).exists());
 }
 
 /// A command of the binary at `path`, with its configuration kept below `home`.
@@ -237,6 +258,6 @@ pub(crate) fn wait_until(what: impl Debug, condition: impl Fn() -> bool) {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

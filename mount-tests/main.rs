@@ -4,11 +4,14 @@
 //! Needs /dev/fuse and the programs that `mount-tests/run` installs.
 
 mod access;
+mod away;
 mod commands;
+mod complaints;
 mod crash;
 mod daemons;
 mod disk;
 mod errors;
+mod full;
 mod harness;
 mod packaging;
 mod power;

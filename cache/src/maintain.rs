@@ -288,12 +288,15 @@ fn parts(mutations: Vec<Mutation>) -> Vec<Vec<Mutation>> {
 /// Follows what other mounts change until the cache is closed.
 pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
+    let mut wait = FEED_WAIT;
     loop {
-        let round = shared.follow_round();
+        let round = shared.follow_round(wait);
         let result = tokio::select! {
             result = round => result,
             _ = closing.wait_for(|closing| *closing) => return,
         };
+        // After a failure the first answer is wanted at once: it says that the network is back.
+        wait = if result.is_ok() { FEED_WAIT } else { Duration::ZERO };
         if let Err(error) = result {
             tracing::debug!("the change feed: {error}");
             tokio::select! {
@@ -305,15 +308,15 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    async fn follow_round(self: &Arc<Self>) -> Result<(), Error> {
+    async fn follow_round(self: &Arc<Self>, wait: Duration) -> Result<(), Error> {
         let Followed { feed, own_is_news } = *self.feed.lock();
         if feed.is_some() {
-            self.follow_step(if own_is_news { Duration::ZERO } else { FEED_WAIT }).await?;
+            self.follow_step(if own_is_news { Duration::ZERO } else { wait }).await?;
             return Ok(());
         }
         // Whatever was loaded before now may have changed since.
         let root = self.state.lock().tree.root;
-        let page = self.bucket.entries(root, None, 1).await?;
+        let page = self.ask(self.bucket.entries(root, None, 1)).await?;
         let feed = Feed { epoch: self.bucket.settings().epoch, sequence: page.sequence };
         *self.feed.lock() = Followed { feed: Some(feed), own_is_news: false };
         self.reload(root).await
@@ -322,7 +325,9 @@ impl Shared {
     /// Hears what the feed has to tell next. False if that is nothing, or it was not followed yet.
     pub(crate) async fn follow_step(self: &Arc<Self>, wait: Duration) -> Result<bool, Error> {
         let Followed { feed: Some(feed), own_is_news } = *self.feed.lock() else { return Ok(false) };
-        let changes = self.bucket.changes(feed.sequence, wait).await?;
+        let changes = self.bucket.changes(feed.sequence, wait).await;
+        self.note_network(&changes);
+        let changes = changes?;
         if changes.gap || changes.epoch != feed.epoch {
             self.forget_everything();
         }

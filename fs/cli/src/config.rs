@@ -6,6 +6,7 @@
 //!     default-access     name of the grant used when none is given
 //! $XDG_CACHE_HOME/strewn or ~/.cache/strewn
 //!     BUCKET-INODE/      cache of one mounted directory (0700)
+//!     places/            what satellites said of mounted places, see `places`
 //! $XDG_DATA_HOME/strewn or ~/.local/share/strewn
 //!     local/             the local network
 //! $STREWN_RUN_DIR or /run/strewn (root) or $XDG_RUNTIME_DIR/strewn or ~/.cache/strewn/run

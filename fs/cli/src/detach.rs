@@ -1,7 +1,7 @@
 //! Going on in the background: the command starts itself again in a session of its own and returns once that one is ready.
 //!
 //! The child's standard error goes to a log file; its first line on standard output is what the parent passes on. If the
-//! child ends before that line, the parent shows what it logged and fails as it did.
+//! child ends before that line, the parent shows what it said or logged and fails as it did.
 
 use crate::config;
 use crate::error::{Context, Failure, Outcome};
@@ -11,10 +11,24 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Set in the environment of the process that goes on.
-const DETACHED: &str = "STREWN_DETACHED";
+pub(crate) const DETACHED: &str = "STREWN_DETACHED";
 
 /// Most of a failed child's log that is shown, in bytes.
 const SHOWN_LOG: u64 = 8 * 1024;
+
+/// Longest first line that is waited for, in bytes.
+const FIRST_LINE: u64 = 64 * 1024;
+
+/// Begins the first line of a child that failed; message, hint and exit code follow as JSON.
+const FAILED: &str = "failed ";
+
+/// In the process that goes on: tells the one that waits why nothing came of it, for the log may be on a full disk. Once it
+/// was ready nobody listens any more.
+pub(crate) fn tell(failure: &Failure) {
+    if let Ok(told) = serde_json::to_string(failure) {
+        drop(crate::output::line(format_args!("{FAILED}{told}")));
+    }
+}
 
 /// True in the process that goes on: it has left the terminal's session.
 pub(crate) fn is_detached() -> bool {
@@ -50,7 +64,10 @@ pub(crate) fn respawn(log: &Path) -> Outcome {
         .context("starting in the background")?;
     let mut first = String::new();
     let stdout = child.stdout.take().expect("it was piped");
-    BufReader::new(stdout).take(4096).read_line(&mut first).context("waiting for the background process")?;
+    BufReader::new(stdout).take(FIRST_LINE).read_line(&mut first).context("waiting for the background process")?;
+    if let Some(Ok(failure)) = first.strip_prefix(FAILED).map(serde_json::from_str) {
+        return Err(failure);
+    }
     if first.ends_with('\n') {
         return crate::output::line(first.trim_end());
     }

@@ -1,10 +1,11 @@
 //! Errors for people: what went wrong, what to do next, and the exit code.
 
 use crate::output;
+use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 /// Why a command failed, in words for the person who typed it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Failure {
     message: String,
     hint: Option<String>,

@@ -14,6 +14,7 @@ mod man;
 mod mounted;
 mod output;
 mod passphrase;
+mod places;
 mod register;
 mod remote;
 mod session;
@@ -27,7 +28,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => {
+            if detach::is_detached() {
+                detach::tell(&failure);
+            }
+            failure.report()
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 
 use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
+use crate::places::Memory;
 use std::sync::Arc;
+use std::time::Duration;
 use strewn_cache::Root;
-use strewn_engine::bucket::{BucketService, Kind};
+use strewn_engine::bucket::{BucketService, Entry, Error, Kind};
 use strewn_engine::grant::{AccessGrant, Actions};
 use strewn_engine::ids::BucketId;
 use strewn_engine::keys::DirectoryKeys;
 use strewn_engine::name::Name;
-use strewn_peers::uplink::{OpenBucket, Uplink, UplinkError};
+use strewn_peers::uplink::{OpenBucket, Place, Uplink, UplinkError};
 
 /// A place that a grant opens.
 pub(crate) struct Opened {
@@ -21,21 +23,61 @@ pub(crate) struct Opened {
     pub(crate) read_only: bool,
 }
 
+/// How long the satellite may take to answer before a place is opened from what it said the last time.
+const RECALL_AFTER: Duration = Duration::from_millis(300);
+
 /// Opens a directory.
 pub(crate) async fn open(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
-    let opened = open_any(grant, place).await?;
+    directory(open_any(grant, place).await?, place)
+}
+
+/// Opens a directory; while the satellite is away, as it was the last time.
+pub(crate) async fn open_or_recall(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
+    let uplink = connect(grant).await?;
+    let memory = Memory::of(grant, place)?;
+    let asked = match memory.known() {
+        None => uplink.bucket(&place.bucket).await,
+        Some(known) => match tokio::time::timeout(RECALL_AFTER, uplink.bucket(&place.bucket)).await {
+            Ok(Err(UplinkError::Bucket(Error::Unreachable(_)))) | Err(_) => {
+                tracing::warn!("the satellite does not answer: {place} is opened as it was the last time");
+                let bucket = uplink.reopen(known).map_err(|error| explain(&place.bucket, &error))?;
+                let (opened, _) = enter(grant, bucket, place, Some(&known.entries)).await?;
+                return directory(opened, place);
+            }
+            Ok(asked) => asked,
+        },
+    };
+    let bucket = asked.map_err(|error| explain(&place.bucket, &error))?;
+    let (opened, entries) = enter(grant, bucket.clone(), place, None).await?;
+    memory.keep(&Place::new(&bucket, entries));
+    directory(opened, place)
+}
+
+fn directory(opened: Opened, place: &Remote) -> Outcome<Opened> {
     match opened.kind {
         Kind::Directory => Ok(opened),
         _ => Err(Failure::new(format!("{place} is not a directory"))),
     }
 }
 
-/// Opens a file or directory. Paths begin where the grant begins: at the bucket's root, or at the shared directory.
+/// Opens a file or directory.
 pub(crate) async fn open_any(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
     let uplink = connect(grant).await?;
     let bucket = open_bucket(&uplink, &place.bucket).await?;
+    Ok(enter(grant, bucket, place, None).await?.0)
+}
+
+/// Follows a path from where the grant begins: the bucket's root, or the shared directory. Gives the entries on the way, which
+/// are asked for unless they are `known`.
+async fn enter(
+    grant: &AccessGrant,
+    bucket: OpenBucket,
+    place: &Remote,
+    known: Option<&[Entry]>,
+) -> Outcome<(Opened, Vec<Entry>)> {
     let start = bucket.starts.first().expect("an opened bucket has a start");
     let service: Arc<dyn BucketService> = bucket.service;
+    let mut entries = Vec::new();
     let mut root = Root { inode: start.inode, key: start.key.clone() };
     let mut kind = start.kind;
     for component in place.path.split('/').filter(|component| !component.is_empty()) {
@@ -44,13 +86,18 @@ pub(crate) async fn open_any(grant: &AccessGrant, place: &Remote) -> Outcome<Ope
         }
         let name = Name::new(component.as_bytes()).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
         let keys = DirectoryKeys::new(&root.key);
-        let found = service.entry(root.inode, &keys.encrypt_name(root.inode, &name)).await.context(place)?;
-        let (entry, _) = found.ok_or_else(|| Failure::new(format!("{place}: {component:?} not found")))?;
+        let encrypted = keys.encrypt_name(root.inode, &name);
+        let found = match known {
+            Some(known) => known.get(entries.len()).filter(|entry| entry.name == encrypted).cloned(),
+            None => service.entry(root.inode, &encrypted).await.context(place)?.map(|(entry, _)| entry),
+        };
+        let entry = found.ok_or_else(|| Failure::new(format!("{place}: {component:?} not found")))?;
         root = Root { inode: entry.child, key: keys.open_child(&entry).context(place)? };
         kind = entry.kind;
+        entries.push(entry);
     }
     let bucket = service.settings().bucket;
-    Ok(Opened { service, bucket, root, kind, read_only: is_read_only(grant) })
+    Ok((Opened { service, bucket, root, kind, read_only: is_read_only(grant) }, entries))
 }
 
 /// Connects under a grant. Nothing is asked of the network yet.
@@ -65,7 +112,6 @@ pub(crate) async fn open_bucket(uplink: &Uplink, name: &str) -> Outcome<OpenBuck
 
 /// An account operation's failure on a bucket, with what to do next.
 pub(crate) fn explain(bucket: &str, error: &UplinkError) -> Failure {
-    use strewn_engine::bucket::Error;
     let failure = Failure::new(format!("bucket {bucket:?}: {}", crate::error::chain(error)));
     match error {
         UplinkError::WrongPassphrase(_) => failure.hint("the grant belongs to another passphrase or bucket"),

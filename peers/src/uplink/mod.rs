@@ -8,11 +8,13 @@ mod bucket;
 mod download;
 mod locate;
 mod piece;
+mod place;
 mod satellite;
 mod streams;
 mod upload;
 
 pub use bucket::NetworkBucket;
+pub use place::{InvalidPlace, MAX_PLACE, Place};
 
 use crate::identity::Identity;
 use crate::transport::{ChannelDialer, Host, HostOptions, PeerAddress, Pieces, TransportError};
@@ -156,6 +158,11 @@ impl Uplink {
             Reply::Bucket(info) if info.name == name => self.opened(info),
             _ => Err(unexpected().into()),
         }
+    }
+
+    /// Opens a bucket from what the satellite said of it earlier, without asking it.
+    pub fn reopen(&self, place: &Place) -> Result<OpenBucket, UplinkError> {
+        self.opened(place.info.clone())
     }
 
     /// The buckets the grant may see.

@@ -1,7 +1,8 @@
 //! Requests to a satellite: kept streams, one request at a time on each, and one policy for retries.
 //!
 //! A request that may safely be repeated (all but making and removing buckets) is: after a lost stream at once and then with growing pauses,
-//! until [`Patience::all`] is over. The others go over a stream of their own, so that a kept stream that died unnoticed
+//! until [`Patience::all`] is over; a long poll only at once, because who polls comes again and wants to know that the
+//! satellite is away. The others go over a stream of their own, so that a kept stream that died unnoticed
 //! never leaves it open whether they were carried out.
 
 use crate::transport::{BoxStream, Host, PeerAddress, Protocol, TransportError};
@@ -80,6 +81,7 @@ impl SatelliteClient {
     /// Asks something that may safely be asked twice.
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Error> {
         let message = encode(request)?;
+        let polls = matches!(request, Request::Changes { .. });
         let more = long_poll(request) + sending(&message);
         let attempt = self.patience.attempt + more;
         let deadline = Instant::now() + self.patience.all + more;
@@ -102,7 +104,7 @@ impl SatelliteClient {
                 continue; // it had died while it was idle; the others probably too, so the next one is fresh
             }
             match pauses.next() {
-                Some(pause) if failure.may_pass() && Instant::now() + pause < deadline => {
+                Some(pause) if failure.may_pass() && !polls && Instant::now() + pause < deadline => {
                     tokio::time::sleep(pause).await;
                 }
                 _ => return Err(failure.into()),

@@ -100,7 +100,7 @@ impl Mount {
         }
         let mountpoint = self.checked_mountpoint(plan.nonempty)?;
         let grant = config::load_access(self.access.access.as_deref())?;
-        let opened = remote::open(&grant, &self.source).await?;
+        let opened = remote::open_or_recall(&grant, &self.source).await?;
         let cache = match self.cache_dir {
             Some(dir) => dir,
             None => config::cache_dir()?.join(format!("{}-{}", opened.bucket, opened.root.inode)),

@@ -1,6 +1,7 @@
 //! The drive of a local network: a mount process of its own, so that network and drive can be killed apart.
 
 use crate::control::{self, Reply, Request};
+use crate::detach;
 use crate::error::{Context, Failure, Outcome};
 use crate::output::UploadProgress;
 use crate::register::{self, Mount};
@@ -37,6 +38,7 @@ impl Drive {
             .arg(access)
             .arg("--cache-dir")
             .arg(cache)
+            .env_remove(detach::DETACHED)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .process_group(0) // Ctrl-C is for the network, which ends the drive in order
@@ -44,9 +46,9 @@ impl Drive {
             .context("starting the mount")?;
         let mut lines = BufReader::new(process.stdout.take().expect("it was piped")).lines();
         match lines.next_line().await.context("waiting for the mount")? {
-            Some(_) => Ok(Self { mountpoint, process: Some(process) }),
+            Some(line) if line.starts_with("ready ") => Ok(Self { mountpoint, process: Some(process) }),
             // It has said why on standard error.
-            None => Err(Failure::new(format!("the drive could not be mounted on {}", mountpoint.display()))),
+            _ => Err(Failure::new(format!("the drive could not be mounted on {}", mountpoint.display()))),
         }
     }
 
