@@ -199,8 +199,9 @@ impl Shared {
                 return Ok(());
             }
             let snapshot = prepared.mark()?;
+            let created = state.pipeline.created.clone();
             let mut mutations = vec![pipeline_state(&state)];
-            mutations.extend(state.tree.pending_state());
+            mutations.extend(state.tree.pending_state(&created));
             (snapshot, mutations, dirty_files(&state))
         };
         let shared = self.clone();

@@ -262,6 +262,44 @@ async fn the_mode_that_a_write_set_survives_though_its_bytes_are_gone() {
     cache.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_changes_than_a_batch_holds_go_up_in_parts_after_a_crash() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    // Cuts are taken, but none becomes a batch.
+    disk.hold_syncs_below("blobs/");
+    let first = create(&cache, root.inode, "first", Kind::File).await;
+    write(&cache, first, 0, &[b'a'; 100_000]).await;
+    for number in 0..2_300 {
+        create(&cache, root.inode, &format!("f{number}"), Kind::File).await;
+    }
+    let last = create(&cache, root.inode, "last", Kind::File).await;
+    write(&cache, last, 0, &[b'b'; 100_000]).await;
+    let left = disk.kill();
+    disk.release_syncs();
+    bucket.set_unreachable(true);
+    cache.close().await.unwrap();
+    let cache = open_on(&left, &bucket, &root, options()).await;
+    assert!(cache.status().pending_operations > strewn_engine::bucket::MAX_OPERATIONS as u64);
+    assert!(cache.cut().await.unwrap());
+    cache.sync(root.inode, false).await.unwrap();
+    for seed in 0..4 {
+        let cache = open_in(&left.crash(seed), 2, &bucket, &root, options()).await;
+        for (file, byte) in [(first, b'a'), (last, b'b')] {
+            assert!(read_all(&cache, file).await == vec![byte; 100_000], "image {seed}");
+        }
+        cache.close().await.unwrap();
+    }
+    bucket.set_unreachable(false);
+    drain(&cache).await;
+    assert!(bucket.snapshot().sequence > 1);
+    let there = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let found = picture(&there).await;
+    assert_eq!(found.len(), 2_302);
+    assert!(found["/first"].3 == [b'a'; 100_000] && found["/last"].3 == [b'b'; 100_000]);
+}
+
 fn impatient() -> strewn_cache::Options {
     strewn_cache::Options { deadline: std::time::Duration::from_millis(300), ..options() }
 }

@@ -12,6 +12,7 @@ use crate::shared::{Shared, State};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use strewn_engine::bucket::MAX_OPERATIONS;
 use strewn_engine::ids::{CommitId, InodeId};
 use strewn_engine::keys::InodeKeys;
 use tokio::sync::watch;
@@ -97,9 +98,13 @@ impl Shared {
     }
 
     /// Takes what is pending as a cut. Gives its number, if anything was.
-    pub(crate) async fn freeze(&self) -> Result<Option<u64>, Error> {
+    pub(crate) async fn freeze(self: &Arc<Self>) -> Result<Option<u64>, Error> {
         self.wait_while(|state| state.pipeline.resolving, "a refusal of the network").await?;
         let _alone = self.gate.write().await;
+        if self.state.lock().tree.pending_operations() > MAX_OPERATIONS {
+            // The cut leaves some behind: after a power cut nothing but their own marks may speak for their data files.
+            self.sync_data_files().await?;
+        }
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.pipeline.resolving {

@@ -9,8 +9,8 @@ use strewn_engine::ids::InodeId;
 
 impl Tree {
     /// Everything the network does not have, parents first, with the nodes it refers to. From here on the journal knows these
-    /// nodes and no others.
-    pub(crate) fn pending_state(&mut self) -> Vec<Mutation> {
+    /// nodes and no others. `created` are the inodes that batches on their way create.
+    pub(crate) fn pending_state(&mut self, created: &HashSet<InodeId>) -> Vec<Mutation> {
         let mut wanted = HashSet::from([self.root]);
         let mut names = Vec::new();
         for (inode, node) in &self.nodes {
@@ -44,7 +44,7 @@ impl Tree {
         for inode in directories.into_iter().chain(files) {
             if let Some(node) = self.nodes.get_mut(&inode) {
                 node.journaled = true;
-                let state = state_of(inode, node);
+                let state = state_of(inode, node, created.contains(&inode));
                 let counted = state.adopt.counted();
                 mutations.push(Mutation::Node(Box::new(state)));
                 mutations.extend(counted);
@@ -149,13 +149,13 @@ impl Tree {
     }
 }
 
-fn state_of(inode: InodeId, node: &Node) -> NodeState {
+fn state_of(inode: InodeId, node: &Node, created: bool) -> NodeState {
     let mut state = NodeState {
         adopt: node.adopt(inode),
         dirty: node.dirty.is_some(),
         cut: node.cut,
         // A listing that is complete because it was loaded is loaded again; one that was made here has nothing to load.
-        complete: node.directory.is_some() && node.version == 0,
+        complete: node.directory.as_ref().is_some_and(|names| names.complete) && (node.version == 0 || created),
         local: false,
         inlined: None,
         generation: 0,
