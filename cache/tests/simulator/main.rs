@@ -51,7 +51,8 @@ fn every_sync_point_of_random_histories() {
         images += History::new(seed).run();
     }
     println!("{count} histories, {images} crashes");
-    assert!(images > count * 20, "only {images} crashes");
+    // A single one may be short.
+    assert!(count == 1 || images > count * 20, "only {images} crashes");
 }
 
 #[test]
