@@ -5,6 +5,7 @@
 
 mod access;
 mod away;
+mod caches;
 mod commands;
 mod complaints;
 mod crash;

@@ -33,6 +33,7 @@ fn an_installation_mounts_by_its_helpers_and_can_be_taken_away() {
         "usr/local/lib/systemd/system/strewn-satellite.service",
         "usr/local/lib/systemd/system/strewn@.service",
         "usr/local/share/man/man1/strewn.1",
+        "usr/local/share/man/man7/strewn-semantics.7",
     ];
     assert_eq!(files(&root), expected.map(PathBuf::from));
     let binary = root.join("usr/local/bin/strewn");

@@ -47,6 +47,7 @@ fn with_sync_network_what_is_synced_is_on_the_network() {
         run(make_safe(&mountpoint, way, &name));
         assert!(is_on_the_network(&drive, &name), "{way}");
     }
+    assert!(is_on_the_network(&drive, "plain"), "what was changed before comes with it");
     stop_nodes(&drive);
     for (number, way) in SAFE.iter().enumerate() {
         let said = fail(make_safe(&mountpoint, way, &format!("later{number}")));

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts the binary, the names under which mount(8) and umount(8) call it, the man page and systemd units in place.
+# Puts the binary, the names under which mount(8) and umount(8) call it, the man pages and systemd units in place.
 #   packaging/install.sh            builds and installs below /usr/local (helpers in /usr/sbin); run it as root
 #   packaging/install.sh --uninstall
 # For packagers: STREWN_BINARY names a binary that is already built, PREFIX and SBINDIR are where it will run, DESTDIR is
@@ -12,11 +12,12 @@ if [ -L /sbin ]; then SBINDIR=${SBINDIR:-/usr/sbin}; else SBINDIR=${SBINDIR:-/sb
 DESTDIR=${DESTDIR:-}
 bin=$DESTDIR$PREFIX/bin/strewn
 man=$DESTDIR$PREFIX/share/man/man1/strewn.1
+semantics=$DESTDIR$PREFIX/share/man/man7/strewn-semantics.7
 units=$DESTDIR$PREFIX/lib/systemd/system
 helpers="mount.strewn mount.fuse.strewn umount.fuse.strewn"
 
 if [ "${1:-}" = --uninstall ]; then
-    rm -f "$bin" "$man"
+    rm -f "$bin" "$man" "$semantics"
     for helper in $helpers; do rm -f "$DESTDIR$SBINDIR/$helper"; done
     for unit in packaging/systemd/*.service; do rm -f "$units/$(basename "$unit")"; done
     exit 0
@@ -30,6 +31,7 @@ if [ -z "$binary" ]; then
 fi
 install -D -m 0755 "$binary" "$bin"
 install -D -m 0644 man/strewn.1 "$man"
+install -D -m 0644 man/strewn-semantics.7 "$semantics"
 install -d "$DESTDIR$SBINDIR" "$units"
 for helper in $helpers; do ln -srfT "$bin" "$DESTDIR$SBINDIR/$helper"; done
 for unit in packaging/systemd/*.service; do

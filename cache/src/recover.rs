@@ -26,7 +26,7 @@ use crate::tree::{Tree, WarmFile};
 use crate::warm::Row;
 use crate::{Error, Root};
 use bytes::Bytes;
-use rangemap::RangeSet;
+use rangemap::{RangeMap, RangeSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -41,13 +41,27 @@ use strewn_engine::ids::{BucketId, InodeId, MountId};
 /// version = 1 (1) | postcard of Identity
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    bucket: BucketId,
-    root: InodeId,
+pub(crate) struct Identity {
+    pub(crate) bucket: BucketId,
+    pub(crate) root: InodeId,
     mount: MountId,
 }
 
 const IDENTITY_VERSION: u8 = 1;
+
+impl Identity {
+    /// Reads the stored form.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let Some((&IDENTITY_VERSION, body)) = bytes.split_first() else {
+            return Err(foreign("the cache directory was made by another version"));
+        };
+        postcard::from_bytes(body).map_err(|_| foreign("the cache directory is damaged"))
+    }
+}
+
+fn foreign(what: &str) -> Error {
+    Error::Disk(Arc::new(std::io::Error::new(std::io::ErrorKind::InvalidData, what)))
+}
 
 /// Checks whose directory it is, or makes it this mount's. Blocks.
 pub(crate) fn identify(store: &Store, settings: &BucketSettings, root: &Root) -> Result<MountId, Error> {
@@ -57,11 +71,7 @@ pub(crate) fn identify(store: &Store, settings: &BucketSettings, root: &Root) ->
         store.put_identity(&bytes)?;
         return Ok(identity.mount);
     };
-    let foreign = |what: &str| Error::Disk(Arc::new(std::io::Error::new(std::io::ErrorKind::InvalidData, what)));
-    let Some((&IDENTITY_VERSION, body)) = bytes.split_first() else {
-        return Err(foreign("the cache directory was made by another version"));
-    };
-    let identity: Identity = postcard::from_bytes(body).map_err(|_| foreign("the cache directory is damaged"))?;
+    let identity = Identity::parse(&bytes)?;
     if identity.bucket != settings.bucket || identity.root != root.inode {
         return Err(foreign("the cache directory belongs to another bucket or directory"));
     }
@@ -78,16 +88,65 @@ pub(crate) fn recover(
     mount: MountId,
     rows: HashMap<InodeId, Row>,
 ) -> Result<(State, Vec<Mutation>), Error> {
+    let replay = replay(store, recovered, root.inode, mount)?;
+    let (mut state, marks) = replay.finish()?;
+    clean_up(store, &found, &mut state, rows);
+    Ok((state, marks))
+}
+
+/// What the journal says is pending.
+pub(crate) struct Survey {
+    /// Files with content or attributes that no batch has.
+    pub(crate) files: u64,
+    /// Changes that no batch has.
+    pub(crate) operations: u64,
+    /// Bytes of content that no batch has.
+    pub(crate) bytes: u64,
+    /// Cuts whose batches wait for the network.
+    pub(crate) queued: Vec<u64>,
+    /// Data files that hold bytes which are nowhere else.
+    pub(crate) needed: Vec<Needed>,
+}
+
+/// Bytes that only a data file has.
+pub(crate) struct Needed {
+    pub(crate) file: DataId,
+    pub(crate) ranges: RangeSet<u64>,
+}
+
+/// Reads the journal as an opening would, and changes nothing. Blocks.
+pub(crate) fn survey(store: &Store, recovered: &Recovered, identity: &Identity) -> Result<Survey, Error> {
+    let mut replay = replay(store, recovered, identity.root, identity.mount)?;
+    replay.close_files()?;
+    let mut needed = Vec::new();
+    for (inode, node) in replay.tree.nodes() {
+        let Some(content) = node.content.as_deref() else { continue };
+        let mut ranges = dirty_data(&content.dirty);
+        let pieces = replay.contents.get(&inode).map_or(&[][..], |pieces| &pieces.pieces);
+        newest_pieces(pieces, &ranges.clone()).into_iter().for_each(|(range, _)| ranges.remove(range));
+        if !ranges.is_empty() {
+            needed.push(Needed { file: DataId { inode, generation: content.generation }, ranges });
+        }
+    }
+    Ok(Survey {
+        files: replay.tree.changed_inodes.len() as u64,
+        operations: replay.tree.pending_operations() as u64,
+        bytes: replay.tree.dirty_bytes,
+        queued: replay.queued,
+        needed,
+    })
+}
+
+/// Applies all records.
+fn replay<'a>(store: &'a Store, recovered: &Recovered, root: InodeId, mount: MountId) -> Result<Replay<'a>, Error> {
     let outlook = Outlook::read(recovered)?;
-    let mut replay = Replay::new(store, Tree::new(root.inode), Pipeline::new(mount), outlook);
+    let mut replay = Replay::new(store, Tree::new(root), Pipeline::new(mount), outlook);
     for record in recovered.records() {
         let record = record?;
         let position = Position { sequence: record.sequence.0, rebooted: record.rebooted };
         replay.record(decode(&record.payload)?, position)?;
     }
-    let (mut state, marks) = replay.finish()?;
-    clean_up(store, &found, &mut state, rows);
-    Ok((state, marks))
+    Ok(replay)
 }
 
 fn decode(payload: &[u8]) -> Result<Vec<Mutation>, Error> {
@@ -267,11 +326,16 @@ impl<'a> Replay<'a> {
         self.queued.push(cut);
     }
 
-    fn finish(mut self) -> Result<(State, Vec<Mutation>), Error> {
+    /// Nothing is open any more.
+    fn close_files(&mut self) -> Result<(), Error> {
         self.tree.replaying = false;
         self.tree.drop_orphans();
         let closed = self.tree.unpark();
-        self.tree.apply_record(&closed, &[], 0)?;
+        Ok(self.tree.apply_record(&closed, &[], 0)?)
+    }
+
+    fn finish(mut self) -> Result<(State, Vec<Mutation>), Error> {
+        self.close_files()?;
         let mut unsynced = HashSet::new();
         for (inode, pieces) in std::mem::take(&mut self.contents) {
             if self.settle(inode, pieces)? {
@@ -297,8 +361,7 @@ impl<'a> Replay<'a> {
         let Some(node) = self.tree.node_mut(inode) else { return Ok(false) };
         let size = node.attributes.size;
         let Some(content) = node.content.as_deref_mut() else { return Ok(false) };
-        let dirty: RangeSet<u64> =
-            content.dirty.iter().filter(|(_, fill)| **fill == Fill::Data).map(|(range, _)| range.clone()).collect();
+        let dirty = dirty_data(&content.dirty);
         content.present = dirty.clone();
         let newest = newest_pieces(&pieces.pieces, &dirty);
         let covered: u64 = newest.iter().map(|(range, _)| range.end - range.start).sum();
@@ -331,6 +394,11 @@ impl<'a> Replay<'a> {
         }
         Ok(behind && covered < wanted)
     }
+}
+
+/// Changed ranges that are no holes.
+fn dirty_data(dirty: &RangeMap<u64, Fill>) -> RangeSet<u64> {
+    dirty.iter().filter(|(_, fill)| **fill == Fill::Data).map(|(range, _)| range.clone()).collect()
 }
 
 fn restored(state: &record::NodeState) -> Pieces {

@@ -37,6 +37,12 @@ impl Store {
         Ok((Self { data, sealed }, found))
     }
 
+    /// Lists the data files, and changes nothing. Blocks.
+    pub(crate) fn look(disk: Arc<dyn Disk>) -> Result<(Self, Vec<data::Found>), Error> {
+        let (data, files) = DataFiles::open(disk.clone())?;
+        Ok((Self { data, sealed: Sealed::look(disk) }, files))
+    }
+
     /// A data file that never was before; the first write makes it.
     pub(crate) fn fresh_data(&self, inode: InodeId) -> Result<u64, Error> {
         Ok(self.data.fresh(inode)?.generation)

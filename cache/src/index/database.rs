@@ -333,6 +333,17 @@ fn cookie(stored: i64) -> u64 {
     stored as u64 ^ (1 << 63)
 }
 
+/// Reads all of a database.
+pub(super) fn check(path: &Path) -> Result<(), String> {
+    let answer = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)));
+    match answer {
+        Ok(answer) if answer == "ok" => Ok(()),
+        Ok(answer) => Err(answer),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The database and the files SQLite keeps beside it.
 pub(super) fn files(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let path = path.to_path_buf();

@@ -145,6 +145,17 @@ impl Index {
         }
     }
 
+    /// Bytes that the index of a file takes on disk.
+    pub(crate) fn bytes_of(path: &Path) -> u64 {
+        let lengths = database::files(path).filter_map(|file| std::fs::metadata(file).ok());
+        lengths.map(|metadata| metadata.len()).sum()
+    }
+
+    /// Reads all of an index that nobody has open, and says what is wrong with it. One that is not there is fine. Blocks.
+    pub(crate) fn check(path: &Path) -> Result<(), String> {
+        if path.exists() { database::check(path) } else { Ok(()) }
+    }
+
     /// An index that keeps nothing.
     pub fn none() -> Self {
         Self::start(Path::new(""), None, true)
@@ -371,10 +382,7 @@ impl Index {
 
     /// Bytes the index takes on disk. Blocks shortly.
     pub fn bytes_on_disk(&self) -> u64 {
-        database::files(&self.handle.shared.path)
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|metadata| metadata.len())
-            .sum()
+        Self::bytes_of(&self.handle.shared.path)
     }
 
     /// Makes a change; the second argument says whether rows must be forgotten instead of stored.

@@ -193,6 +193,14 @@ impl From<io::Error> for Error {
     }
 }
 
+/// Reads what a disk holds as a journal in this boot would recover it, and changes nothing. Blocks.
+///
+/// Fails with [`Error::Damaged`] if changes that were durable are unreadable.
+pub(crate) fn inspect(disk: &Arc<dyn Disk>, boot: BootId) -> Result<Recovered, Error> {
+    let chain = recover::find(disk, &Settings::new(boot))?;
+    Ok(Recovered::new(disk.clone(), boot, &chain))
+}
+
 /// An open journal. Clones share it; the last one dropped syncs what is written and stops its thread.
 #[derive(Clone)]
 pub struct Journal {

@@ -66,6 +66,23 @@ pub(crate) fn open_index(disk: &dyn Disk, boot: BootId, wanted: bool) -> Index {
     }
 }
 
+/// Bytes that the index takes on disk.
+pub(crate) fn index_bytes(disk: &dyn Disk) -> u64 {
+    disk.path(INDEX).map_or(0, |path| Index::bytes_of(&path))
+}
+
+/// Reads all of the index, if there is one. It is only read.
+pub(crate) fn check_index(disk: &dyn Disk) -> Result<(), String> {
+    disk.path(INDEX).map_or(Ok(()), |path| Index::check(&path))
+}
+
+/// Removes the index, and with it all that is said of clean state.
+pub(crate) fn remove_index(disk: &dyn Disk) {
+    if let Some(path) = disk.path(INDEX) {
+        Index::remove(&path);
+    }
+}
+
 /// The rows of the last time. Those that do not parse are forgotten.
 pub(crate) async fn read_rows(index: &Index) -> HashMap<InodeId, Row> {
     let mut rows = HashMap::new();

@@ -28,6 +28,8 @@ enum Command {
     Umount(commands::umount::Umount),
     Sync(commands::sync::Sync),
     Status(commands::status::Status),
+    #[command(subcommand)]
+    Cache(commands::cache::Cache),
     Ls(commands::ls::Ls),
     Cp(commands::cp::Cp),
     Mv(commands::mv::Mv),
@@ -54,6 +56,7 @@ impl Cli {
             Command::Umount(command) => command.run().await,
             Command::Sync(command) => command.run().await,
             Command::Status(command) => command.run().await,
+            Command::Cache(command) => command.run(),
             Command::Ls(command) => command.run().await,
             Command::Cp(command) => command.run().await,
             Command::Mv(command) => command.run().await,

@@ -64,6 +64,24 @@ mount that was removed; \fBerror\fR: why it failed, or null.
 \fBstrewn sync\fR
 \fBmountpoint\fR; \fBsynced\fR: true or false; \fBpending\fR; \fBerror\fR.
 .TP
+\fBstrewn status\fR
+of every drive \fBmountpoint\fR, \fBsource\fR, \fBpid\fR, \fBsocket\fR, \fBcache\fR (its directory);
+\fBpending_files\fR, \fBpending_bytes\fR, \fBpending_operations\fR, \fBqueued_cuts\fR (commits on their way),
+\fBsending_bytes\fR, \fBoldest_seconds\fR; \fBuploaded_bytes\fR, \fBfetched_bytes\fR, \fBupload_rate\fR (bytes a second);
+\fBfailed_files\fR, \fBlast_error\fR (empty if none), \fBreachable\fR; \fBconflicts\fR, \fBunauthentic\fR;
+\fBcache_bytes\fR, \fBcache_budget\fR, \fBknown_inodes\fR, \fBread_only\fR.
+.TP
+\fBstrewn cache status\fR
+\fBdirectory\fR; \fBmountpoint\fR or null; of a mounted one \fBsource\fR and the fields of \fBstrewn status\fR; of another one
+\fBbucket\fR, \fBroot\fR, \fBpending_files\fR, \fBpending_operations\fR, \fBpending_bytes\fR, \fBclean_bytes\fR,
+\fBcache_bytes\fR.
+.TP
+\fBstrewn cache verify\fR
+\fBdirectory\fR; \fBok\fR: true or false; \fBdamage\fR: a list of \fBwhat\fR and \fBreason\fR.
+.TP
+\fBstrewn cache clear\fR
+\fBkept_operations\fR, \fBkept_files\fR, \fBkept_bytes\fR: what is pending and was kept.
+.TP
 \fBpending\fR
 is an object of \fBfiles\fR, \fBbytes\fR, \fBchanges\fR (of names, attributes and content), \fBsending\fR (how many of the
 bytes are on their way) and \fBrate\fR (bytes a second).
@@ -77,6 +95,7 @@ saved access grants
 ~/.cache/strewn
 caches of mounted drives
 .SH "SEE ALSO"
+.BR strewn-semantics (7),
 .BR mount (8),
 .BR umount (8),
 .BR fuse (4)
@@ -95,5 +114,69 @@ mod tests {
         }
         let committed = std::fs::read(path).unwrap_or_default();
         assert!(committed == page, "man/strewn.1 is old: run this test with {UPDATE}=1");
+    }
+
+    const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+    /// Sections of strewn-semantics(7) that hold promises: all but these.
+    const OTHER_SECTIONS: [&str; 3] = ["NAME", "DESCRIPTION", "SEE ALSO"];
+
+    /// What the page promises: each sentence with the test it names, if it does.
+    fn promises(page: &str) -> Vec<(String, Option<String>)> {
+        let (mut promises, mut section, mut sentence, mut table) = (Vec::new(), "", String::new(), false);
+        let mut end = |sentence: &mut String, test: Option<&str>| {
+            if !sentence.is_empty() {
+                promises.push((std::mem::take(sentence), test.map(str::to_owned)));
+            }
+        };
+        for line in page.lines() {
+            if let Some(test) = line.strip_prefix(".\\\" test: ") {
+                end(&mut sentence, Some(test));
+            } else if line.starts_with(".TS") || line.starts_with(".TE") {
+                table = line.starts_with(".TS");
+            } else if line.starts_with(['.', '\'']) {
+                end(&mut sentence, None);
+                section = line.strip_prefix(".SH ").map_or(section, |name| name.trim_matches('"'));
+            } else if !table && !OTHER_SECTIONS.contains(&section) {
+                sentence = format!("{sentence} {line}").trim_start().to_owned();
+            }
+        }
+        end(&mut sentence, None);
+        promises
+    }
+
+    /// True if a file of the source tree has a test of that name.
+    fn is_a_test(place: &str) -> bool {
+        let Some((file, name)) = place.split_once("::") else { return false };
+        let source = std::fs::read_to_string(format!("{SOURCES}/{file}")).unwrap_or_default();
+        let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+        let function = |line: &str| {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            line.strip_prefix("fn ").and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with('('))
+        };
+        let at = lines.iter().position(|line| function(line));
+        at.and_then(|at| at.checked_sub(1))
+            .is_some_and(|before| lines[before].starts_with("#[test]") || lines[before].starts_with("#[tokio::test"))
+    }
+
+    #[test]
+    fn every_promise_names_a_test_that_exists() {
+        let page = std::fs::read_to_string(format!("{SOURCES}/man/strewn-semantics.7")).unwrap();
+        let promises = promises(&page);
+        assert!(promises.len() > 30, "{}", promises.len());
+        for (sentence, test) in promises {
+            let test = test.unwrap_or_else(|| panic!("no test is named for: {sentence}"));
+            assert!(is_a_test(&test), "{test} is no test: {sentence}");
+            assert!(sentence.ends_with('.') && !sentence.contains(". "), "one sentence at a time: {sentence}");
+        }
+    }
+
+    #[test]
+    fn a_promise_without_a_test_would_be_found() {
+        let page = ".SH LIMITS\nProven.\n.\\\" test: a.rs::b\n.PP\nNot proven.\n.SH NAME\nNo promise.\n";
+        let expected = [("Proven.".to_owned(), Some("a.rs::b".to_owned())), ("Not proven.".to_owned(), None)];
+        assert_eq!(promises(page), expected);
+        assert!(is_a_test("fs/cli/src/man.rs::a_promise_without_a_test_would_be_found"));
+        assert!(!is_a_test("fs/cli/src/man.rs::render") && !is_a_test("nowhere.rs::nothing"));
     }
 }

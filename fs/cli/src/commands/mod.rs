@@ -1,6 +1,7 @@
 //! A file per command: its arguments, whose comments are the help, and one function that does the work.
 
 pub(crate) mod access;
+pub(crate) mod cache;
 pub(crate) mod cat;
 pub(crate) mod cp;
 pub(crate) mod du;
