@@ -56,6 +56,7 @@ impl Shared {
         self.remove_done().await?;
         self.keep_files(false);
         self.evict();
+        self.keep_small().await;
         if self.journal.size_since_snapshot() > SNAPSHOT_AFTER {
             self.snapshot().await?;
         }

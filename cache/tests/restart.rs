@@ -285,6 +285,8 @@ async fn eventually(mut holds: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_nobody_looks_at_count_and_go_first() {
     let (bucket, root) = bucket(1 << 20);
+    let elsewhere = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    create_with(&elsewhere, root.inode, "extra", &pattern(9 << 20, 20)).await;
     let here = tempfile::tempdir().unwrap();
     let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
     for index in 0..8 {
@@ -298,11 +300,12 @@ async fn files_that_nobody_looks_at_count_and_go_first() {
     let here = left;
     let journal = std::fs::read_dir(here.path().join("journal")).unwrap();
     let journal: u64 = journal.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-    let budget = journal + (6 << 20);
+    // Room for what is here, but not for what is read now.
+    let budget = journal + (16 << 20);
     let cache = open_boot(here.path(), 1, &bucket, &root, Options { budget, ..options() }).await;
     let used = lookup(&cache, root.inode, "f3").await.unwrap();
-    eventually(|| data_files(here.path()).len() < 8).await;
-    eventually(|| (1..=budget).contains(&cache.status().cache_bytes)).await;
+    assert!(fetched_for(&cache, root.inode, "extra", &pattern(9 << 20, 20)).await > 0);
+    eventually(|| data_files(here.path()).len() < 9 && cache.status().cache_bytes <= budget).await;
     bucket.set_unreachable(true);
     assert!(read_all(&cache, used).await == pattern(1 << 20, 3), "what was looked at stays");
     bucket.set_unreachable(false);
@@ -348,7 +351,8 @@ async fn plant(cache: &Cache, root: InodeId) {
     create(cache, directory, "empty", Kind::Directory).await;
     for index in 0..20 {
         let file = create(cache, deeper, &format!("f{index}"), Kind::File).await;
-        write(cache, file, 0, &pattern(100_000 + index, index as u64)).await;
+        let size = if index % 3 == 0 { 100_000 } else { 3_000 };
+        write(cache, file, 0, &pattern(size + index, index as u64)).await;
     }
     let twice = lookup(cache, deeper, "f0").await.unwrap();
     let second = name("second name");
@@ -510,5 +514,52 @@ async fn names_of_an_older_moment_are_never_believed() {
     // The whole directory of before: what this mount committed since is news to it.
     let cache = open_boot(old_directory.path(), 1, &bucket, &root, options()).await;
     assert!(picture(&cache).await == now);
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_come_back_from_the_index() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
+    for (text, size) in [("tiny", 5), ("small", 64 << 10), ("changed", 50_000), ("replaced", 1_000)] {
+        create_with(&cache, root.inode, text, &pattern(size, 30)).await;
+    }
+    picture(&cache).await;
+    cache.close().await.unwrap();
+    let elsewhere = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let changed = lookup(&elsewhere, root.inode, "changed").await.unwrap();
+    write(&elsewhere, changed, 10, b"elsewhere").await;
+    unlink(&elsewhere, root.inode, "replaced").await;
+    create_with(&elsewhere, root.inode, "replaced", &pattern(1_000, 31)).await;
+    let mut expected = pattern(50_000, 30);
+    expected[10..19].copy_from_slice(b"elsewhere");
+    for boot in [1, 2] {
+        let cache = open_boot(here.path(), boot, &bucket, &root, options()).await;
+        for (text, size) in [("tiny", 5), ("small", 64 << 10)] {
+            assert_eq!(fetched_for(&cache, root.inode, text, &pattern(size, 30)).await, 0, "{text}");
+        }
+        assert_eq!(fetched_for(&cache, root.inode, "changed", &expected).await > 0, boot == 1);
+        assert_eq!(fetched_for(&cache, root.inode, "replaced", &pattern(1_000, 31)).await > 0, boot == 1);
+        // Bytes that came from the index can be written to like others.
+        let tiny = lookup(&cache, root.inode, "tiny").await.unwrap();
+        write(&cache, tiny, 1, &pattern(5, 30)[1..2]).await;
+        drain(&cache).await;
+        cache.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_that_memory_forgets_come_back_from_the_index() {
+    let (bucket, root) = bucket(1 << 20);
+    let here = tempfile::tempdir().unwrap();
+    let cache = open_boot(here.path(), 1, &bucket, &root, Options { memory: 0, ..options() }).await;
+    create_with(&cache, root.inode, "f", b"a few bytes").await;
+    for index in 0..4 {
+        create(&cache, root.inode, &format!("{index}"), Kind::File).await;
+    }
+    drain(&cache).await;
+    eventually(|| cache.status().known_inodes <= 3).await;
+    assert_eq!(fetched_for(&cache, root.inode, "f", b"a few bytes").await, 0);
     cache.close().await.unwrap();
 }

@@ -103,6 +103,8 @@ pub(crate) struct Content {
     pub(crate) synced: u64,
     /// The index may have a row about the data file: that present bytes are those of the content with this hash.
     pub(crate) kept: Option<[u8; 32]>,
+    /// The index was asked for the bytes of this small file, since they left memory.
+    pub(crate) recalled: bool,
     /// Ranges that are being fetched.
     pub(crate) fetching: RangeSet<u64>,
     /// Readers of the data file right now; it is not evicted meanwhile.
@@ -135,6 +137,7 @@ impl Content {
             written: 0,
             synced: 0,
             kept: None,
+            recalled: false,
             fetching: RangeSet::new(),
             readers: 0,
             guard: Arc::default(),

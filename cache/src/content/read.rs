@@ -37,6 +37,8 @@ enum Plan {
     File { generation: u64, range: Range<u64>, data: Vec<Range<u64>> },
     /// Somebody fetches part of it already.
     Wait,
+    /// The index may have it.
+    Recall,
     /// A window's extents are to be loaded.
     Window(u64, Key),
     /// To be fetched: the stretch is marked as being fetched.
@@ -63,6 +65,7 @@ impl Shared {
                 Plan::Memory(bytes) => return Ok(bytes),
                 Plan::File { generation, range, data } => return self.read_file(inode, generation, range, &data),
                 Plan::Wait => self.wait_for_fetch(&mut progress).await?,
+                Plan::Recall => self.recall(inode).await?,
                 Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
                 Plan::Fetch(fetch) => self.fetch(fetch).await?,
             }
@@ -111,10 +114,14 @@ impl Shared {
         state.tree.touch(inode);
         let node = state.tree.node_mut(inode).ok_or(Error::Stale)?;
         let size = node.attributes.size;
+        let forgotten = Tree::is_forgotten_small(node);
         let content = node.content.as_deref_mut().ok_or(Error::Errno(EINVAL))?;
         let end = offset.saturating_add(length as u64).min(size);
         if offset >= end {
             return Ok(Plan::Memory(Bytes::new()));
+        }
+        if forgotten {
+            return Ok(Plan::Recall);
         }
         let ahead = if first { content.read_ahead.read(offset, end, self.options.read_ahead) } else { None };
         let mut data = Vec::new();
@@ -347,6 +354,7 @@ impl Shared {
                     return Ok(());
                 }
                 Plan::Wait => self.wait_for_fetch(&mut progress).await?,
+                Plan::Recall => self.recall(inode).await?,
                 Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
                 Plan::Fetch(fetch) => self.fetch(fetch).await?,
             }

@@ -1,7 +1,6 @@
 //! The SQLite file of the index.
 //!
-//! Version 2: `inodes(inode, value)`, `ranges(inode, value, synced)`, `files(inode, value)`, `entries(directory, name, cookie,
-//! value)`, `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the
+//! Version 3: `ranges(inode, value, synced)`, `files(inode, value)`, `entries(directory, name, cookie, value)`, `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the
 //! boot it was last used in (16 bytes), how often it was opened (8 bytes, big-endian), the feed position (epoch and
 //! sequence, 8 bytes each, big-endian) and the mark of an orderly close. Another version is no index.
 
@@ -16,14 +15,13 @@ use strewn_engine::ids::InodeId;
 
 /// "strI": what the file says it is.
 const APPLICATION: i32 = 0x7374_7249;
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 /// How long one connection waits for the other.
 const BUSY: Duration = Duration::from_secs(5);
 /// Prepared statements kept.
 const STATEMENTS: usize = 32;
 
 const SCHEMA: &str = "
-CREATE TABLE inodes(inode BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE ranges(inode BLOB PRIMARY KEY, value BLOB NOT NULL, synced INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE files(inode BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries(directory BLOB NOT NULL, name BLOB NOT NULL, cookie INTEGER NOT NULL, value BLOB NOT NULL,
@@ -33,9 +31,9 @@ CREATE TABLE listings(directory BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT R
 CREATE TABLE facts(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 ";
 
-const TABLES: [&str; 6] = ["inodes", "ranges", "files", "entries", "listings", "facts"];
+const TABLES: [&str; 5] = ["ranges", "files", "entries", "listings", "facts"];
 /// Tables of what the feed tells news about.
-const NAMES: [&str; 3] = ["inodes", "entries", "listings"];
+const NAMES: [&str; 2] = ["entries", "listings"];
 /// Facts that speak of these tables.
 const FEED: &str = "feed";
 const CLOSED: &str = "closed";
@@ -68,9 +66,9 @@ impl Database {
         }
         sync_directory_of(path).map_err(|_| rusqlite::Error::InvalidPath(path.into()))?;
         let connection = Connection::open(path)?;
-        connection.pragma_update(None, "application_id", APPLICATION)?;
-        // Before the first table: it cannot be changed afterwards.
+        // Before anything is written: it cannot be changed afterwards.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        connection.pragma_update(None, "application_id", APPLICATION)?;
         connection.execute_batch(SCHEMA)?;
         connection.pragma_update(None, "user_version", VERSION)?;
         drop(connection);
@@ -105,15 +103,8 @@ impl Database {
         if batch.names_cleared {
             clear_names(&transaction)?;
         }
-        for (inode, value) in &batch.inodes {
-            match value {
-                Some(value) => transaction
-                    .prepare_cached("INSERT OR REPLACE INTO inodes(inode, value) VALUES (?1, ?2)")?
-                    .execute(params![inode.as_bytes(), &value[..]])?,
-                None => {
-                    transaction.prepare_cached("DELETE FROM inodes WHERE inode = ?1")?.execute([inode.as_bytes()])?
-                }
-            };
+        if batch.files_cleared {
+            transaction.execute("DELETE FROM files", [])?;
         }
         for (inode, value) in &batch.ranges {
             match value {
@@ -144,26 +135,18 @@ impl Database {
         if let Some(mark) = &batch.closed {
             set_fact(&transaction, CLOSED, mark)?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        if batch.cleared || batch.files_cleared {
+            // What was emptied gives its room back.
+            let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum")?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+        }
+        Ok(())
     }
 
     pub(super) fn file(&self, inode: InodeId) -> rusqlite::Result<Option<Bytes>> {
         self.value("SELECT value FROM files WHERE inode = ?1", inode)
-    }
-
-    pub(super) fn inode(&self, inode: InodeId) -> rusqlite::Result<Option<Bytes>> {
-        self.value("SELECT value FROM inodes WHERE inode = ?1", inode)
-    }
-
-    pub(super) fn ranges(&self, inode: InodeId) -> rusqlite::Result<Option<Bytes>> {
-        self.value("SELECT value FROM ranges WHERE inode = ?1", inode)
-    }
-
-    pub(super) fn entry(&self, directory: InodeId, name: &[u8]) -> rusqlite::Result<Option<(u64, Bytes)>> {
-        self.connection
-            .prepare_cached("SELECT cookie, value FROM entries WHERE directory = ?1 AND name = ?2")?
-            .query_row(params![directory.as_bytes(), name], |row| Ok((cookie(row.get(0)?), bytes(row.get(1)?))))
-            .optional()
     }
 
     pub(super) fn entries(&self, directory: InodeId, after: u64, limit: u32) -> rusqlite::Result<Listing> {
@@ -266,16 +249,13 @@ fn apply_directory(
     directory: &Directory,
     listings: bool,
 ) -> rusqlite::Result<()> {
-    if directory.cleared {
-        transaction.prepare_cached("DELETE FROM entries WHERE directory = ?1")?.execute([inode.as_bytes()])?;
-    }
     match &directory.listing {
         Some(Some(value)) if listings => {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO listings(directory, value) VALUES (?1, ?2)")?
                 .execute(params![inode.as_bytes(), &value[..]])?;
         }
-        None if !directory.cleared => {}
+        None => {}
         _ => {
             transaction.prepare_cached("DELETE FROM listings WHERE directory = ?1")?.execute([inode.as_bytes()])?;
         }

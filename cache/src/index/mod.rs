@@ -8,10 +8,9 @@
 //!   even the deletions are too many, the whole index is emptied. A change that takes away is never dropped alone.
 //! - A batch that cannot be applied (disk full, damage) is followed by an empty database; if that cannot be made either,
 //!   the index stays silent until the next start.
-//! - After a crash the database is as it was some moments before. [`Index::set_feed`] is a change like others, so the feed position
-//!   found is one that all rows have been told of. What the feed says after it counts as news about all rows, **also the
-//!   mount's own commits**.
-//! - A missing row means nothing, so a listing needs a mark that it is whole ([`Index::put_listing`]). The mark goes with the
+//! - After a crash the database is as it was some moments before. What only an orderly close may say goes with a mark
+//!   ([`Index::set_closed`]) that the next opening takes away, durably.
+//! - A missing row means nothing, so a listing needs a mark that it is whole ([`Index::put_listing`]). It goes with the
 //!   first entry that is dropped, and is not taken if any row was lost since the entries were put ([`Index::losses`]).
 //! - A row about ranges of a data file names the file's generation, drawn anew for every file, so it cannot speak for a
 //!   later one. Stored as not synced, it is deleted when the machine has rebooted. Stored as synced, it outlives one reboot
@@ -206,16 +205,6 @@ impl Index {
         Self { handle: Arc::new(handle) }
     }
 
-    /// Keeps a row about an inode.
-    pub fn put_inode(&self, inode: InodeId, value: Bytes) {
-        self.change(|waiting, full| waiting.set_inode(inode, (!full).then_some(value)));
-    }
-
-    /// Forgets the row about an inode.
-    pub fn forget_inode(&self, inode: InodeId) {
-        self.change(|waiting, _| waiting.set_inode(inode, None));
-    }
-
     /// Keeps an entry of a directory. Cookies are unique in a directory.
     pub fn put_entry(&self, directory: InodeId, name: &[u8], cookie: u64, value: Bytes) {
         self.change(|waiting, full| {
@@ -237,21 +226,6 @@ impl Index {
         self.change_knowing(|waiting, full, now| {
             waiting.set_listing(directory, (!full && losses == now).then_some(value));
         });
-    }
-
-    /// Takes the mark away.
-    pub fn forget_listing(&self, directory: InodeId) {
-        self.change(|waiting, _| waiting.set_listing(directory, None));
-    }
-
-    /// Forgets an entry.
-    pub fn forget_entry(&self, directory: InodeId, name: &[u8]) {
-        self.change(|waiting, _| waiting.set_entry(directory, name, None));
-    }
-
-    /// Forgets all entries of a directory and its mark. A listing that was being put begins anew.
-    pub fn forget_directory(&self, directory: InodeId) {
-        self.change(|waiting, _| waiting.forget_directory(directory));
     }
 
     /// Keeps which ranges of an inode a data file holds. `synced`: the file is durable; if not, the row is gone after a reboot.
@@ -277,13 +251,23 @@ impl Index {
         self.change(|waiting, full| waiting.set_file(inode, (!full).then_some(value)));
     }
 
+    /// Forgets the bytes of a small file.
+    pub fn forget_file(&self, inode: InodeId) {
+        self.change(|waiting, _| waiting.set_file(inode, None));
+    }
+
     /// The bytes of a small file.
     pub async fn file(&self, inode: InodeId) -> Option<Bytes> {
         let known = move |pending: &Pending| pending.file(inode);
         self.find(known, move |database| database.file(inode)).await
     }
 
-    /// Forgets inodes, entries, listings and the feed position.
+    /// Forgets all small files.
+    pub fn forget_files(&self) {
+        self.change(|waiting, _| waiting.clear_files());
+    }
+
+    /// Forgets entries, listings and the feed position.
     pub fn forget_names(&self) {
         self.change(|waiting, _| waiting.clear_names());
         self.handle.shared.state.lock().losses += 1;
@@ -304,26 +288,6 @@ impl Index {
         self.change(|waiting, _| waiting.set_feed(feed));
     }
 
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.change(|waiting, _| waiting.clear());
-        self.handle.shared.state.lock().losses += 1;
-    }
-
-    /// The row about an inode.
-    pub async fn inode(&self, inode: InodeId) -> Option<Bytes> {
-        let known = move |pending: &Pending| pending.inode(inode);
-        self.find(known, move |database| database.inode(inode)).await
-    }
-
-    /// An entry of a directory: its cookie and value.
-    pub async fn entry(&self, directory: InodeId, name: &[u8]) -> Option<(u64, Bytes)> {
-        let name: Arc<[u8]> = name.into();
-        let wanted = name.clone();
-        let known = move |pending: &Pending| pending.entry(directory, &wanted);
-        self.find(known, move |database| database.entry(directory, &name)).await
-    }
-
     /// Entries of a directory with cookies above `after`, in the order of their cookies, at most `limit`. `None` if the index
     /// could not be read, which is not the same as empty.
     pub async fn entries(&self, directory: InodeId, after: u64, limit: u32) -> Option<Listing> {
@@ -335,12 +299,6 @@ impl Index {
             self.flush().await;
         }
         self.read(move |database| database.entries(directory, after, limit)).await
-    }
-
-    /// The row about ranges of an inode.
-    pub async fn ranges(&self, inode: InodeId) -> Option<Bytes> {
-        let known = move |pending: &Pending| pending.ranges(inode);
-        self.find(known, move |database| database.ranges(inode)).await
     }
 
     /// All rows about ranges after an inode, in the order of inodes, at most `limit`. For the start, before anything changes.

@@ -13,9 +13,10 @@ const OVERHEAD: usize = 64;
 pub(super) struct Pending {
     /// Everything of before is forgotten.
     pub(super) cleared: bool,
-    /// All inodes, entries and listings of before are forgotten, and the feed position.
+    /// All entries and listings of before are forgotten, and the feed position.
     pub(super) names_cleared: bool,
-    pub(super) inodes: HashMap<InodeId, Option<Bytes>>,
+    /// All small files of before are forgotten.
+    pub(super) files_cleared: bool,
     pub(super) ranges: HashMap<InodeId, Option<(Bytes, bool)>>,
     pub(super) directories: HashMap<InodeId, Directory>,
     pub(super) files: HashMap<InodeId, Option<Bytes>>,
@@ -28,8 +29,6 @@ pub(super) struct Pending {
 
 #[derive(Default)]
 pub(super) struct Directory {
-    /// All entries of before are forgotten.
-    pub(super) cleared: bool,
     /// The mark that the entries are all: set, or taken away.
     pub(super) listing: Option<Option<Bytes>>,
     pub(super) entries: HashMap<Vec<u8>, Option<(u64, Bytes)>>,
@@ -37,7 +36,8 @@ pub(super) struct Directory {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        !self.cleared && !self.names_cleared && self.changes == 0 && self.feed.is_none() && self.closed.is_none()
+        let cleared = self.cleared || self.names_cleared || self.files_cleared;
+        !cleared && self.changes == 0 && self.feed.is_none() && self.closed.is_none()
     }
 
     /// Bytes it takes, roughly. Never less than what the rows hold.
@@ -48,11 +48,6 @@ impl Pending {
     /// Changes in it; overwriting one counts again, so that this only ever overestimates.
     pub(super) fn changes(&self) -> usize {
         self.changes
-    }
-
-    pub(super) fn set_inode(&mut self, inode: InodeId, value: Option<Bytes>) {
-        self.count(value.as_ref().map_or(0, Bytes::len));
-        self.inodes.insert(inode, value);
     }
 
     pub(super) fn set_ranges(&mut self, inode: InodeId, value: Option<(Bytes, bool)>) {
@@ -68,11 +63,6 @@ impl Pending {
     pub(super) fn set_entry(&mut self, directory: InodeId, name: &[u8], value: Option<(u64, Bytes)>) {
         self.count(name.len() + value.as_ref().map_or(0, |(_, value)| value.len()));
         self.directories.entry(directory).or_default().entries.insert(name.into(), value);
-    }
-
-    pub(super) fn forget_directory(&mut self, directory: InodeId) {
-        self.count(0);
-        self.directories.insert(directory, Directory { cleared: true, ..Directory::default() });
     }
 
     pub(super) fn set_listing(&mut self, directory: InodeId, value: Option<Bytes>) {
@@ -95,10 +85,15 @@ impl Pending {
         self.closed = Some(mark);
     }
 
-    /// Forgets inodes, entries, listings and the feed position. What is counted stays counted.
+    /// Forgets small files. What is counted stays counted.
+    pub(super) fn clear_files(&mut self) {
+        self.files_cleared = true;
+        self.files.clear();
+    }
+
+    /// Forgets entries, listings and the feed position. What is counted stays counted.
     pub(super) fn clear_names(&mut self) {
         self.names_cleared = true;
-        self.inodes.clear();
         self.directories.clear();
         (self.feed, self.closed) = (None, None);
     }
@@ -108,25 +103,8 @@ impl Pending {
     }
 
     /// `Some` if this layer decides: the row, or that there is none.
-    pub(super) fn inode(&self, inode: InodeId) -> Option<Option<Bytes>> {
-        self.or_names_cleared(self.inodes.get(&inode).cloned())
-    }
-
     pub(super) fn file(&self, inode: InodeId) -> Option<Option<Bytes>> {
-        self.or_cleared(self.files.get(&inode).cloned())
-    }
-
-    pub(super) fn ranges(&self, inode: InodeId) -> Option<Option<Bytes>> {
-        let row = self.ranges.get(&inode);
-        self.or_cleared(row.map(|row| row.as_ref().map(|(value, _)| value.clone())))
-    }
-
-    pub(super) fn entry(&self, directory: InodeId, name: &[u8]) -> Option<Option<(u64, Bytes)>> {
-        let here = self
-            .directories
-            .get(&directory)
-            .and_then(|directory| directory.entries.get(name).cloned().or(directory.cleared.then_some(None)));
-        self.or_names_cleared(here)
+        self.or_cleared(self.files.get(&inode).cloned()).or(self.files_cleared.then_some(None))
     }
 
     pub(super) fn feed(&self) -> Option<Option<Feed>> {

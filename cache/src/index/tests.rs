@@ -24,7 +24,7 @@ fn place() -> Place {
 }
 
 fn fill(index: &Index) {
-    index.put_inode(inode(1), value("one"));
+    index.put_file(inode(1), value("one"));
     index.put_entry(inode(1), b"b", 2, value("entry b"));
     index.put_entry(inode(1), b"a", u64::MAX, value("entry a"));
     index.put_entry(inode(2), b"a", 1, value("other"));
@@ -34,17 +34,14 @@ fn fill(index: &Index) {
 }
 
 async fn check(index: &Index) {
-    assert_eq!(index.inode(inode(1)).await, Some(value("one")));
-    assert_eq!(index.inode(inode(2)).await, None);
-    assert_eq!(index.entry(inode(1), b"a").await, Some((u64::MAX, value("entry a"))));
-    assert_eq!(index.entry(inode(1), b"c").await, None);
+    assert_eq!(index.file(inode(1)).await, Some(value("one")));
+    assert_eq!(index.file(inode(2)).await, None);
     let rows = index.entries(inode(1), 0, 10).await.unwrap().rows;
     let found: Vec<_> = rows.iter().map(|row| (row.cookie, &row.name[..])).collect();
     assert_eq!(found, [(2, &b"b"[..]), (u64::MAX, b"a")]);
     assert_eq!(index.entries(inode(1), 2, 10).await.unwrap().rows, rows[1..]);
     assert_eq!(index.entries(inode(1), 0, 1).await.unwrap().rows, rows[..1]);
     assert_eq!(index.entries(inode(3), 0, 1).await.unwrap().rows, []);
-    assert_eq!(index.ranges(inode(1)).await, Some(value("ranges")));
     assert_eq!(index.feed().await, Some(FEED));
 }
 
@@ -70,7 +67,7 @@ async fn rows_are_found_at_once_after_a_batch_and_after_a_restart() {
     check(&index).await;
     assert_eq!(index.ranges_after(None, 10).await, all[..1]);
     index.close();
-    assert_eq!(index.ranges(inode(1)).await, None);
+    assert_eq!(index.ranges_after(None, 10).await, []);
     assert!(!index.forget_ranges_surely(inode(1)).await);
     assert_eq!(Index::open(&place.path, NEXT_BOOT).ranges_after(None, 10).await, all[..1]);
     assert_eq!(Index::open(&place.path, BOOT).ranges_after(None, 10).await, []);
@@ -97,37 +94,61 @@ async fn what_is_forgotten_is_not_found_before_or_after_a_batch() {
         if flushed {
             index.flush().await;
         }
-        index.forget_inode(inode(1));
-        index.forget_entry(inode(1), b"b");
+        index.forget_file(inode(1));
         index.forget_ranges(inode(1));
-        index.forget_directory(inode(2));
+        index.forget_names();
         index.put_entry(inode(2), b"new", 9, value("new"));
         for _ in 0..2 {
-            assert_eq!(index.inode(inode(1)).await, None);
-            assert_eq!(index.entry(inode(1), b"b").await, None);
-            assert_eq!(index.entry(inode(2), b"a").await, None);
-            assert_eq!(index.ranges(inode(1)).await, None);
-            assert_eq!(index.entries(inode(1), 0, 10).await.unwrap().rows.len(), 1);
+            assert_eq!(index.file(inode(1)).await, None);
+            assert_eq!(index.ranges_after(None, 10).await, [(inode(2), value("unsynced"))]);
+            assert_eq!(index.feed().await, None);
+            assert_eq!(index.entries(inode(1), 0, 10).await.unwrap().rows, []);
             let rows = index.entries(inode(2), 0, 10).await.unwrap().rows;
             assert_eq!(rows.iter().map(|row| &row.name[..]).collect::<Vec<_>>(), [b"new"]);
             index.flush().await;
         }
-        index.clear();
-        assert_eq!(index.feed().await, None);
-        assert_eq!(index.entries(inode(2), 0, 10).await.unwrap().rows, []);
+        index.put_file(inode(5), value("a file"));
+        index.forget_files();
+        assert_eq!(index.file(inode(5)).await, None);
+        index.put_file(inode(6), value("a later one"));
+        for _ in 0..2 {
+            assert_eq!(index.file(inode(5)).await, None);
+            assert_eq!(index.file(inode(6)).await, Some(value("a later one")));
+            index.flush().await;
+        }
+        index.forget_names();
     }
 }
 
 #[tokio::test]
-async fn a_name_may_take_the_cookie_of_one_that_went() {
+async fn the_mark_of_a_close_is_for_the_next_opening_alone() {
     let place = place();
     let index = Index::open(&place.path, BOOT);
-    index.put_entry(inode(1), b"old", 1, value("x"));
+    assert_eq!(index.take_closed(), None);
+    index.set_closed(value("closed"));
+    drop(index);
+    let index = Index::open(&place.path, BOOT);
+    assert_eq!((index.take_closed(), index.take_closed()), (Some(value("closed")), None));
+    drop(index);
+    assert_eq!(Index::open(&place.path, BOOT).take_closed(), None);
+    let index = Index::open(&place.path, BOOT);
+    index.set_closed(value("closed"));
+    index.forget_names();
+    drop(index);
+    assert_eq!(Index::open(&place.path, BOOT).take_closed(), None);
+}
+
+#[tokio::test]
+async fn emptied_tables_give_their_room_back() {
+    let place = place();
+    let index = Index::open(&place.path, BOOT);
+    for number in 0..200 {
+        index.put_file(inode(number), Bytes::from(vec![number; 20_000]));
+    }
     index.flush().await;
-    index.forget_entry(inode(1), b"old");
-    index.put_entry(inode(1), b"new", 1, value("x"));
-    let rows = index.entries(inode(1), 0, 10).await.unwrap().rows;
-    assert_eq!(rows.iter().map(|row| &row.name[..]).collect::<Vec<_>>(), [b"new"]);
+    index.forget_files();
+    index.close();
+    assert!(index.bytes_on_disk() < 100_000, "{} bytes", index.bytes_on_disk());
 }
 
 async fn whole(index: &Index) -> Option<Bytes> {
@@ -144,20 +165,19 @@ async fn a_listing_is_whole_only_while_none_of_its_entries_was_lost() {
     index.put_listing(inode(1), losses, value("v1"));
     assert_eq!(whole(&index).await, Some(value("v1")));
     index.put_entry(inode(1), b"b", 2, value("b"));
-    index.forget_entry(inode(1), b"a");
     assert_eq!(whole(&index).await, Some(value("v1")));
-    index.forget_listing(inode(1));
+    index.forget_names();
     assert_eq!(whole(&index).await, None);
     index.put_listing(inode(1), losses, value("v2"));
-    index.forget_directory(inode(1));
     assert_eq!(whole(&index).await, None);
+    let losses = index.losses();
 
     // An entry that is dropped takes the mark with it, whether it is there already or comes later.
     index.put_listing(inode(1), losses, value("v3"));
     index.flush().await;
     {
         let mut state = index.handle.shared.state.lock();
-        state.waiting.set_inode(inode(9), Some(Bytes::from(vec![0; MAX_WAITING])));
+        state.waiting.set_file(inode(9), Some(Bytes::from(vec![0; MAX_WAITING])));
         state.changes += 1;
     }
     index.put_entry(inode(1), b"dropped", 3, value("c"));
@@ -168,8 +188,6 @@ async fn a_listing_is_whole_only_while_none_of_its_entries_was_lost() {
     let losses = index.losses();
     index.put_listing(inode(1), losses, value("v5"));
     assert_eq!(whole(&index).await, Some(value("v5")));
-    index.clear();
-    assert_eq!(whole(&index).await, None);
 }
 
 #[tokio::test]
@@ -185,10 +203,10 @@ async fn a_mark_that_waits_does_not_outlive_a_rebuild() {
         state.waiting.set_listing(inode(1), Some(value("v1")));
         state.changes += 1;
     }
-    index.put_inode(inode(1), value("stays"));
+    index.put_file(inode(1), value("stays"));
     index.flush().await;
     assert_eq!(index.entries(inode(1), 0, 10).await.unwrap(), Listing { whole: None, rows: Vec::new() });
-    assert_eq!(index.inode(inode(1)).await, Some(value("stays")));
+    assert_eq!(index.file(inode(1)).await, Some(value("stays")));
     index.put_listing(inode(1), losses, value("v2"));
     assert_eq!(whole(&index).await, None);
 }
@@ -197,34 +215,34 @@ async fn a_mark_that_waits_does_not_outlive_a_rebuild() {
 async fn too_much_at_once_forgets_but_never_keeps_what_is_old() {
     let place = place();
     let index = Index::open(&place.path, BOOT);
-    index.put_inode(inode(1), value("old"));
-    index.put_inode(inode(2), value("old"));
+    index.put_file(inode(1), value("old"));
+    index.put_file(inode(2), value("old"));
     index.flush().await;
     {
         // The writer is kept away while too much comes.
         let mut state = index.handle.shared.state.lock();
         let big = Bytes::from(vec![0; MAX_WAITING]);
-        state.waiting.set_inode(inode(3), Some(big));
+        state.waiting.set_file(inode(3), Some(big));
         state.changes += 1;
         assert!(state.waiting.bytes() >= MAX_WAITING);
     }
-    index.put_inode(inode(1), value("new"));
-    assert_ne!(index.inode(inode(1)).await, Some(value("old")));
+    index.put_file(inode(1), value("new"));
+    assert_ne!(index.file(inode(1)).await, Some(value("old")));
     index.flush().await;
-    assert_ne!(index.inode(inode(1)).await, Some(value("old")));
+    assert_ne!(index.file(inode(1)).await, Some(value("old")));
     {
         let mut state = index.handle.shared.state.lock();
         for _ in 0..MAX_CHANGES {
-            state.waiting.set_inode(inode(4), None);
+            state.waiting.set_file(inode(4), None);
         }
         state.changes += 1;
     }
-    index.forget_inode(inode(5));
+    index.forget_file(inode(5));
     index.flush().await;
-    assert_eq!(index.inode(inode(2)).await, None);
-    index.put_inode(inode(2), value("again"));
+    assert_eq!(index.file(inode(2)).await, None);
+    index.put_file(inode(2), value("again"));
     index.flush().await;
-    assert_eq!(index.inode(inode(2)).await, Some(value("again")));
+    assert_eq!(index.file(inode(2)).await, Some(value("again")));
 }
 
 #[tokio::test]
@@ -249,7 +267,7 @@ async fn damage_found_on_the_way_empties_the_index() {
     let place = place();
     let index = Index::open(&place.path, BOOT);
     for number in 0..200 {
-        index.put_inode(inode(number), Bytes::from(vec![number; 2000]));
+        index.put_file(inode(number), Bytes::from(vec![number; 2000]));
     }
     drop(index);
     let mut bytes = std::fs::read(&place.path).unwrap();
@@ -261,14 +279,14 @@ async fn damage_found_on_the_way_empties_the_index() {
     let index = Index::open(&place.path, BOOT);
     let mut found = Vec::new();
     for number in 0..200 {
-        found.extend(index.inode(inode(number)).await);
+        found.extend(index.file(inode(number)).await);
     }
     assert!(found.len() < 200 && found.iter().all(|row| row.len() == 2000));
     index.flush().await;
-    index.put_inode(inode(1), value("one"));
+    index.put_file(inode(1), value("one"));
     index.flush().await;
-    assert_eq!(index.inode(inode(1)).await, Some(value("one")));
-    assert_eq!(index.inode(inode(150)).await, None);
+    assert_eq!(index.file(inode(1)).await, Some(value("one")));
+    assert_eq!(index.file(inode(150)).await, None);
 }
 
 #[tokio::test]
@@ -278,7 +296,7 @@ async fn without_a_place_it_keeps_nothing() {
     for index in [Index::none(), Index::open(&nowhere, BOOT)] {
         fill(&index);
         index.flush().await;
-        assert_eq!(index.inode(inode(1)).await, None);
+        assert_eq!(index.file(inode(1)).await, None);
         assert_eq!(index.entries(inode(1), 0, 10).await, None);
         assert_eq!(index.bytes_on_disk(), 0);
     }
@@ -292,10 +310,10 @@ async fn a_row_is_never_older_than_the_last_change_before_the_call() {
     for step in 0..2_000u32 {
         let key = (step * 7 % 13) as u8;
         if step % 5 == 0 {
-            index.forget_inode(inode(key));
+            index.forget_file(inode(key));
             expected.insert(key, None);
         } else {
-            index.put_inode(inode(key), Bytes::copy_from_slice(&step.to_le_bytes()));
+            index.put_file(inode(key), Bytes::copy_from_slice(&step.to_le_bytes()));
             expected.insert(key, Some(step));
         }
         if step % 97 == 0 {
@@ -303,7 +321,7 @@ async fn a_row_is_never_older_than_the_last_change_before_the_call() {
             tokio::spawn(async move { index.flush().await });
         }
         let asked = (step * 5 % 13) as u8;
-        let row = index.inode(inode(asked)).await.map(|row| u32::from_le_bytes(row[..].try_into().unwrap()));
+        let row = index.file(inode(asked)).await.map(|row| u32::from_le_bytes(row[..].try_into().unwrap()));
         let newest = expected.get(&asked).copied().flatten();
         // It may have lost the row, but has no other.
         assert!(row.is_none() || row == newest, "step {step}: {row:?}, not {newest:?}");

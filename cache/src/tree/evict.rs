@@ -48,6 +48,7 @@ impl Tree {
             if self.memory_bytes <= most {
                 return;
             }
+            self.leave_small(inode);
             self.forget_content(inode);
         }
     }
@@ -83,6 +84,7 @@ impl Tree {
         let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return 0 };
         let bytes = content.present.iter().map(|range| range.end - range.start).sum();
         content.present.clear();
+        content.recalled = false;
         (content.written, content.synced, content.kept) = (0, 0, None);
         match std::mem::replace(&mut content.backing, Backing::Memory(Default::default())) {
             Backing::Memory(bytes) => self.memory_bytes -= bytes.len() as u64,

@@ -14,6 +14,7 @@ mod evict;
 mod insert;
 mod names;
 mod node;
+mod small;
 mod snapshot;
 mod transaction;
 mod warm;

@@ -5,7 +5,7 @@
 
 use super::Tree;
 use crate::content::map::{Backing, Content, Fill};
-use crate::warm::Row;
+use crate::warm::{Row, SmallRow};
 use lru::LruCache;
 use std::collections::HashMap;
 use strewn_engine::ids::InodeId;
@@ -21,6 +21,8 @@ pub(crate) struct Warm {
     unkept: HashMap<InodeId, u64>,
     /// Counts rounds of housekeeping.
     round: u64,
+    /// Bytes of small files that left memory, on their way into the index.
+    pub(crate) left: Vec<(InodeId, SmallRow)>,
 }
 
 /// The data file of a file that is not in memory.
@@ -33,7 +35,7 @@ pub(crate) struct WarmFile {
 
 impl Default for Warm {
     fn default() -> Self {
-        Self { files: LruCache::unbounded(), bytes: 0, unkept: HashMap::new(), round: 0 }
+        Self { files: LruCache::unbounded(), bytes: 0, unkept: HashMap::new(), round: 0, left: Vec::new() }
     }
 }
 
@@ -114,6 +116,7 @@ impl Tree {
 
     /// Before a node leaves memory: its data file stays, if it can.
     pub(super) fn retire(&mut self, inode: InodeId) {
+        self.leave_small(inode);
         let Some(row) = self.row(inode) else { return };
         let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return };
         let kept = content.kept.take().is_some();

@@ -21,15 +21,17 @@
 //! - **W5.** Data files that neither journal nor a row refers to are removed at opening, so a row that the index failed to show or
 //!   to forget speaks of a file that is gone. Generations are never used twice.
 //!
-//! Names and attributes outlive an orderly close, see [`names`]. The index is a file like the others of the cache directory
+//! Small files have rows with their bytes, see [`small`]. Names and attributes outlive an orderly close, see [`names`]. The index is a file like the others of the cache directory
 //! (0700).
 
 mod entry;
 pub(crate) mod names;
 mod row;
+mod small;
 
 pub(crate) use entry::EntryRow;
 pub(crate) use row::Row;
+pub(crate) use small::SmallRow;
 
 use crate::Error;
 use crate::content::read::blocking;
@@ -50,6 +52,8 @@ const QUIET_ROUNDS: u64 = 8;
 const ROWS_A_ROUND: usize = 512;
 /// Rows read or put at a time at opening and close.
 const PAGE: u32 = 1_000;
+/// Rows are handed to the index in portions of about this many bytes.
+const PORTION: usize = 1 << 20;
 /// An orderly close spends this long on making clean data files durable; those it does not get to survive everything but
 /// a reboot.
 const SYNC_AT_CLOSE: Duration = Duration::from_secs(5);
@@ -161,6 +165,7 @@ impl Shared {
             .await?;
             self.index.flush().await;
         }
+        self.keep_all_small().await;
         self.keep_names().await;
         let shared = self.clone();
         blocking(move || {

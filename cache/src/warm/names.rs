@@ -16,8 +16,8 @@
 //!
 //! Not kept: what is known not to be there, extents, children that memory had no room for.
 
-use super::PAGE;
 use super::entry::EntryRow;
+use super::{PAGE, PORTION};
 use crate::index::Feed;
 use crate::load::open_inode;
 use crate::record::Adopt;
@@ -37,8 +37,6 @@ use tokio::time::{Instant, timeout_at};
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// How long an opening spends on loading anew what changed; the rest is left out.
 const RENEW: Duration = Duration::from_secs(3);
-/// Rows are handed to the index in portions of about this many bytes.
-const PORTION: usize = 1 << 20;
 /// More news than this are not worth going through.
 const MOST_NEWS: usize = 100_000;
 const MARK_VERSION: u8 = 1;
