@@ -4,6 +4,7 @@ use crate::content::read::blocking;
 use crate::cut::tasks;
 use crate::disk::{Disk, FileDisk, OpenError};
 use crate::journal::BootId;
+use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
 use crate::{
@@ -142,9 +143,11 @@ impl Cache {
             closing: closing.clone(),
             closed: AtomicBool::new(false),
             counters: Counters::default(),
+            limits: Limits::default(),
             outgoing: Arc::default(),
             invalidations,
         });
+        shared.look_at_disk()?;
         shared.know_root(&root).await?;
         if rebooted {
             // What was not believed must not be found again.
@@ -215,7 +218,7 @@ impl Cache {
     /// Errors: [`Error::NoSpace`], [`Error::Quota`], [`Error::ReadOnly`], [`Error::TooLarge`] beyond 2^63 - 1.
     pub async fn write<F>(&self, inode: InodeId, position: Position, data: &[u8], update: F) -> Result<Written, Error>
     where
-        F: FnOnce(&mut Attributes) + Send,
+        F: FnMut(&mut Attributes) + Send,
     {
         self.shared.write(inode, position, data, update).await
     }
@@ -345,6 +348,10 @@ impl Cache {
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Self {
         match error {
+            // With the name of the directory.
+            OpenError::Io { ref source, .. } if !crate::disk::is_full(source) => {
+                Self::Disk(Arc::new(std::io::Error::new(source.kind(), error)))
+            }
             OpenError::Io { source, .. } => Self::from(source),
             other => Self::Disk(Arc::new(std::io::Error::other(other))),
         }

@@ -17,6 +17,7 @@ mod keep;
 
 use crate::content::Digest;
 use crate::content::map::Fill;
+use crate::content::read::Keep;
 use crate::cut::batch::Queued;
 use crate::cut::seal::draw;
 use crate::record::{Adopt, Mutation, Rebase};
@@ -151,7 +152,7 @@ impl Shared {
                 let size = self.state.lock().tree.node(*inode).map_or(0, |node| node.attributes.size);
                 let range = range.start..range.end.min(size);
                 if *fill == Fill::Data && !range.is_empty() {
-                    self.prefetch(*inode, range).await?;
+                    self.prefetch(*inode, range, Keep::Always).await?;
                 }
             }
         }

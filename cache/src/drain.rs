@@ -82,6 +82,15 @@ impl Shared {
         ))
     }
 
+    /// What people have to know: that nothing is taken any more, else what went wrong last.
+    fn trouble(&self, state: &State) -> String {
+        match (self.journal.failure(), &state.pipeline.last_error) {
+            (Some(failure), _) => failure.to_string(),
+            (None, Some(error)) => error.to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
     /// See [`Cache::status`](crate::Cache::status).
     pub(crate) fn status(&self) -> Status {
         let state = self.state.lock();
@@ -100,10 +109,10 @@ impl Shared {
             fetched_bytes: counter(&self.counters.fetched_bytes),
             failed_files: state.failures.len() as u64,
             reachable: state.pipeline.reachable,
-            last_error: state.pipeline.last_error.as_ref().map(ToString::to_string).unwrap_or_default(),
+            last_error: self.trouble(&state),
             unauthentic: counter(&self.counters.unauthentic),
             conflicts: counter(&self.counters.conflicts),
-            cache_bytes: counter(&self.counters.disk_bytes),
+            cache_bytes: self.taken(),
             cache_budget: self.options.budget,
             known_inodes: state.tree.len() as u64,
             read_only: self.options.read_only,

@@ -6,7 +6,6 @@
 //!
 //! What a caller may rely on is the durability table of strewn-semantics(7).
 
-pub mod budget;
 mod cache;
 mod conflict;
 mod content;
@@ -26,6 +25,7 @@ mod options;
 mod outgoing;
 mod record;
 mod recover;
+mod room;
 pub mod sealed;
 mod shared;
 mod status;

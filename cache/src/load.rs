@@ -120,6 +120,8 @@ impl Shared {
                 state.tree.insert_entry(directory, loaded);
             }
             drop(state);
+            // A listing must not fill the memory before the next round of housekeeping.
+            self.forget_nodes();
             seen.extend(opened.into_iter().map(|loaded| loaded.name));
             if !page.more || after.is_none() {
                 break;

@@ -12,7 +12,6 @@ use crate::warm::names::Followed;
 use crate::{Error, Invalidation};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use strewn_engine::bucket::Change;
 use strewn_engine::ids::InodeId;
@@ -52,11 +51,13 @@ pub(crate) async fn keep_house(shared: Arc<Shared>) {
 impl Shared {
     /// One round of housekeeping.
     pub(crate) async fn house_round(self: &Arc<Self>) -> Result<(), Error> {
-        self.sync_data_files().await?;
-        self.remove_done().await?;
+        // What one of them cannot do must not keep the others from making room.
+        let synced = self.sync_data_files().await;
+        let removed = self.remove_done().await;
         self.keep_files(false);
-        self.evict();
+        let evicted = self.evict().await;
         self.keep_small().await;
+        synced.and(removed).and(evicted)?;
         if self.journal.size_since_snapshot() > SNAPSHOT_AFTER {
             self.snapshot().await?;
         }
@@ -126,7 +127,7 @@ impl Shared {
     }
 
     /// Removes files of committed cuts and abandoned contents, once the records that gave them up are durable.
-    async fn remove_done(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn remove_done(self: &Arc<Self>) -> Result<(), Error> {
         let (done, abandoned) = {
             let mut state = self.state.lock();
             let done: Vec<_> = state.pipeline.done.drain(..).collect();
@@ -155,37 +156,47 @@ impl Shared {
             shared.forget_rows(&abandoned);
             Ok(())
         })
-        .await
+        .await?;
+        if self.somebody_waits() {
+            self.bump();
+        }
+        Ok(())
     }
 
     /// Forgets clean state that memory or disk have no room for.
-    fn evict(&self) {
-        let index = self.index.bytes_on_disk();
-        let mut state = self.state.lock();
-        if state.pipeline.resolving {
-            return;
-        }
-        if state.pipeline.unsent() == 0 {
-            state.pipeline.recent.pop_front();
-        }
-        state.tree.forget_some(self.options.memory);
-        if state.tree.memory_bytes > SMALL_FILES {
-            state.tree.forget_small_files(SMALL_FILES / 2);
-        }
-        let disk =
-            index + self.journal.bytes_on_disk() + state.pipeline.queued.iter().map(|queued| queued.bytes).sum::<u64>();
-        let present = state.tree.present_bytes();
-        self.counters.disk_bytes.store(disk + present, Ordering::Relaxed);
-        if disk + present > self.options.budget {
-            let excess = disk + present - self.options.budget / 8 * 7;
-            state.tree.forget_files(excess);
-        }
-        drop(state);
+    async fn evict(self: &Arc<Self>) -> Result<(), Error> {
         for retired in self.journal.retired() {
             if let Err(error) = self.journal.evict(retired.file) {
                 tracing::debug!("a retired journal file stays: {error}");
             }
         }
+        self.limits.set_index(self.index.bytes_on_disk());
+        self.look_at_disk()?;
+        while self.forget_nodes() {}
+        let abandoned = {
+            let mut state = self.state.lock();
+            if state.pipeline.resolving {
+                return Ok(());
+            }
+            if state.pipeline.unsent() == 0 {
+                state.pipeline.recent.pop_front();
+            }
+            if state.tree.memory_bytes > SMALL_FILES {
+                state.tree.forget_small_files(SMALL_FILES / 2);
+            }
+            let (taken, budget) = (self.taken(), self.options.budget);
+            if taken > budget {
+                self.forget_files(&mut state, taken - budget / 8 * 7);
+            }
+            !state.tree.abandoned.is_empty()
+        };
+        if abandoned { self.remove_done().await } else { Ok(()) }
+    }
+
+    /// Forgets clean nodes that there is no memory for. True if there may be more.
+    pub(crate) fn forget_nodes(&self) -> bool {
+        let mut state = self.state.lock();
+        !state.pipeline.resolving && state.tree.forget_some(self.options.memory)
     }
 
     /// Writes all pending state into a snapshot, so that the journal before it can go. Does nothing while a cut is being

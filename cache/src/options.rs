@@ -7,7 +7,8 @@ use strewn_engine::secret::Key;
 /// Settings of a cache; see [`Options::default`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Most bytes of data files, journal and sealed segments on disk.
+    /// Most bytes of data files, journal, index and sealed segments on disk. At least what the journal takes and 4 MiB are used
+    /// however small it is.
     pub budget: u64,
     /// Most bytes that may wait for the network; beyond it writers wait, then get [`Error::NoSpace`](crate::Error::NoSpace).
     pub dirty_limit: u64,

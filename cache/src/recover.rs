@@ -381,6 +381,7 @@ impl<'a> Replay<'a> {
             }
             content.backing = Backing::Memory(Arc::new(memory));
             self.tree.memory_bytes += length as u64;
+            self.tree.note_content(inode);
             return Ok(false);
         }
         content.backing = Backing::File;
@@ -392,6 +393,7 @@ impl<'a> Replay<'a> {
         for (range, bytes) in &newest {
             self.store.write_data(inode, generation, range.start, bytes)?;
         }
+        self.tree.note_content(inode);
         Ok(behind && covered < wanted)
     }
 }

@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::outgoing::Outgoing;
 use crate::record::{self, Mutation};
+use crate::room::{Limits, Need};
 use crate::store::Store;
 use crate::tree::{Missing, Stop, Transaction, Tree};
 use crate::warm::names::Followed;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     /// Nothing is done any more.
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
 }
@@ -72,7 +74,6 @@ pub(crate) struct Counters {
     pub(crate) fetched_bytes: AtomicU64,
     pub(crate) unauthentic: AtomicU64,
     pub(crate) conflicts: AtomicU64,
-    pub(crate) disk_bytes: AtomicU64,
 }
 
 /// What the lock guards.
@@ -267,16 +268,23 @@ impl Shared {
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
-        let mut admitted = false;
-        for _ in 0..MOST_ATTEMPTS {
-            match self.attempt(&mut body, admitted)? {
-                Attempt::Done(value) => return Ok(value),
-                Attempt::Missing(missing) => self.load(missing).await?,
-                Attempt::Held => {
+        let until = tokio::time::Instant::now() + self.options.deadline;
+        let (mut admitted, mut attempts) = (false, 0);
+        while attempts < MOST_ATTEMPTS {
+            match self.attempt(&mut body, admitted) {
+                Ok(Attempt::Done(value)) => return Ok(value),
+                Ok(Attempt::Missing(missing)) => {
+                    attempts += 1;
+                    self.load(missing).await?;
+                }
+                Ok(Attempt::Held) => {
                     self.admit_operations().await?;
                     self.admit_change().await?;
                     admitted = true;
                 }
+                // Not even the journal has room: nothing of it happened.
+                Err(Error::NoSpace(_)) => self.make_room(Need::DiskFull, until).await?,
+                Err(error) => return Err(error),
             }
         }
         Err(Error::Network(bucket::Error::Unavailable(String::from("the directory changes faster than it loads"))))
@@ -309,8 +317,11 @@ impl Shared {
         state.tree.apply_record(&outcome.mutations, &outcome.pins, position)?;
         if !state.tree.parked.is_empty() && outcome.pins.iter().any(|(_, change)| *change < 0) {
             let closed = state.tree.unpark();
-            if !closed.is_empty() {
-                state.record(&self.journal, &closed)?;
+            // What was asked for has happened. The names stay for now if this cannot be recorded.
+            if !closed.is_empty()
+                && let Err(error) = state.record(&self.journal, &closed)
+            {
+                state.pipeline.last_error = Some(error);
             }
         }
         let now = state.tree.pending_operations();
@@ -353,7 +364,7 @@ impl Shared {
     }
 
     /// Why there is no room: what the network said, if it said something.
-    fn full(&self, what: &str) -> Error {
+    pub(crate) fn full(&self, what: &str) -> Error {
         let state = self.state.lock();
         match &state.pipeline.blocked {
             Some(bucket::Error::Quota(message)) => Error::Quota(message.clone()),
@@ -363,7 +374,7 @@ impl Shared {
     }
 
     /// Tells the cutter that somebody waits for room.
-    fn bump_soon(&self) {
+    pub(crate) fn bump_soon(&self) {
         let mut state = self.state.lock();
         if state.tree.pending_operations() > 0 && state.pipeline.hurry == 0 {
             state.pipeline.hurry = 1;

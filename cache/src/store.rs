@@ -4,6 +4,9 @@ use crate::Error;
 use crate::data::{self, DataFiles, DataId};
 use crate::disk::Disk;
 use crate::sealed::{self, Sealed, SegmentWriter};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use strewn_engine::bucket::SegmentSource;
 use strewn_engine::ids::{InodeId, SegmentId};
@@ -13,8 +16,41 @@ const IDENTITY: u64 = 0;
 
 /// The files.
 pub(crate) struct Store {
+    disk: Arc<dyn Disk>,
     data: DataFiles,
     sealed: Sealed,
+    /// Lengths of sealed files.
+    lengths: Mutex<Lengths>,
+}
+
+/// Most bytes of a sealed file around its content.
+const FRAMING: u64 = 64;
+/// What a file system gives a file at least.
+const PAGE: u64 = 4096;
+
+/// Bytes of disk of the sealed files that are there.
+#[derive(Default)]
+struct Lengths {
+    files: HashMap<SealedFile, u64>,
+    total: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum SealedFile {
+    Segment(SegmentId),
+    Cut(u64),
+}
+
+impl Lengths {
+    fn set(&mut self, file: SealedFile, length: u64) {
+        let length = (length + FRAMING).next_multiple_of(PAGE);
+        self.total += length;
+        self.total -= self.files.insert(file, length).unwrap_or(0);
+    }
+
+    fn remove(&mut self, file: SealedFile) {
+        self.total -= self.files.remove(&file).unwrap_or(0);
+    }
 }
 
 /// What was there when the store was opened.
@@ -28,19 +64,53 @@ impl Store {
     /// Lists what is there. Blocks.
     pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<(Self, Found), Error> {
         let (data, files) = DataFiles::open(disk.clone())?;
-        let (sealed, found) = Sealed::open(disk)?;
+        let (sealed, found) = Sealed::open(disk.clone())?;
+        let mut lengths = Lengths::default();
+        found.segments.iter().for_each(|(segment, length)| lengths.set(SealedFile::Segment(*segment), *length));
+        found.blobs.iter().for_each(|(number, length)| lengths.set(SealedFile::Cut(*number), *length));
         let found = Found {
             data: files,
             segments: found.segments.into_iter().map(|(segment, _)| segment).collect(),
             cuts: found.blobs.into_iter().map(|(number, _)| number).filter(|number| *number != IDENTITY).collect(),
         };
-        Ok((Self { data, sealed }, found))
+        Ok((Self { disk, data, sealed, lengths: Mutex::new(lengths) }, found))
+    }
+
+    /// Bytes of disk that data files and sealed files take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.data.total() + self.lengths.lock().total
+    }
+
+    /// Bytes of disk that sealed files take.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        self.lengths.lock().total
+    }
+
+    /// Bytes that the disk has left.
+    pub(crate) fn free(&self) -> Result<u64, Error> {
+        Ok(self.disk.free()?)
+    }
+
+    /// Most bytes of disk that writing a range of a data file takes more.
+    pub(crate) fn data_needs(&self, inode: InodeId, generation: u64, range: &Range<u64>) -> u64 {
+        self.data.needs(DataId { inode, generation }, range)
+    }
+
+    /// Counts a range of a data file as taken before it is written.
+    pub(crate) fn occupy_data(&self, inode: InodeId, generation: u64, range: Range<u64>) {
+        self.data.occupy(DataId { inode, generation }, range);
+    }
+
+    /// Bytes of disk that a data file takes.
+    pub(crate) fn data_bytes(&self, inode: InodeId, generation: u64) -> u64 {
+        self.data.occupied(DataId { inode, generation })
     }
 
     /// Lists the data files, and changes nothing. Blocks.
     pub(crate) fn look(disk: Arc<dyn Disk>) -> Result<(Self, Vec<data::Found>), Error> {
         let (data, files) = DataFiles::open(disk.clone())?;
-        Ok((Self { data, sealed: Sealed::look(disk) }, files))
+        let sealed = Sealed::look(disk.clone());
+        Ok((Self { disk, data, sealed, lengths: Mutex::default() }, files))
     }
 
     /// A data file that never was before; the first write makes it.
@@ -99,6 +169,13 @@ impl Store {
         Ok(self.sealed.begin(segment)?)
     }
 
+    /// Makes a segment file durable at its length. Blocks.
+    pub(crate) fn finish_segment(&self, segment: SegmentId, writer: SegmentWriter, length: u64) -> Result<(), Error> {
+        writer.finish(length)?;
+        self.lengths.lock().set(SealedFile::Segment(segment), length);
+        Ok(())
+    }
+
     /// A segment file as what is uploaded. Checks all of its bytes. Blocks.
     pub(crate) fn open_segment(&self, segment: SegmentId) -> Result<Arc<dyn SegmentSource>, Error> {
         Ok(self.sealed.open_segment(segment)?)
@@ -106,14 +183,17 @@ impl Store {
 
     /// Removes a segment file that may already be gone.
     pub(crate) fn remove_segment(&self, segment: SegmentId) {
-        if let Err(error) = self.sealed.remove_segment(segment) {
-            tracing::warn!("cannot remove a sealed segment: {error}");
+        match self.sealed.remove_segment(segment) {
+            Ok(()) => self.lengths.lock().remove(SealedFile::Segment(segment)),
+            Err(error) => tracing::warn!("cannot remove a sealed segment: {error}"),
         }
     }
 
     /// Writes the batch of a cut, durably. Blocks.
     pub(crate) fn put_cut(&self, cut: u64, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.sealed.put_blob(cut, &[bytes])?)
+        self.sealed.put_blob(cut, &[bytes])?;
+        self.lengths.lock().set(SealedFile::Cut(cut), bytes.len() as u64);
+        Ok(())
     }
 
     /// Reads the batch of a cut.
@@ -123,8 +203,9 @@ impl Store {
 
     /// Removes the batch of a cut that may already be gone.
     pub(crate) fn remove_cut(&self, cut: u64) {
-        if let Err(error) = self.sealed.remove_blob(cut) {
-            tracing::warn!("cannot remove a batch: {error}");
+        match self.sealed.remove_blob(cut) {
+            Ok(()) => self.lengths.lock().remove(SealedFile::Cut(cut)),
+            Err(error) => tracing::warn!("cannot remove a batch: {error}"),
         }
     }
 
@@ -139,7 +220,7 @@ impl Store {
 
     /// Writes whose directory it is, durably. Blocks.
     pub(crate) fn put_identity(&self, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.sealed.put_blob(IDENTITY, &[bytes])?)
+        self.put_cut(IDENTITY, bytes)
     }
 }
 

@@ -6,7 +6,8 @@
 use super::map::{Backing, MAX_MEMORY, Part};
 use crate::Error;
 use crate::cache::Seek;
-use crate::shared::Shared;
+use crate::room::Need;
+use crate::shared::{Shared, State};
 use crate::tree::Tree;
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
@@ -26,8 +27,40 @@ const PARALLEL_AHEAD: usize = 4;
 /// Rounds of finding out, fetching and looking again before a read of a file that changes all the time gives up.
 const MOST_ROUNDS: usize = 1_000;
 
-/// A data file's generation, and what of it is to be written.
-type Target = (u64, Vec<Range<u64>>);
+/// What becomes of fetched bytes.
+enum Filling {
+    /// They are in memory, or not wanted any more.
+    Done,
+    /// These ranges go into the data file of this generation.
+    File(u64, Vec<Range<u64>>),
+    /// There is no room.
+    Room(Need),
+}
+
+/// Whether what is fetched is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// If there is room for it.
+    IfRoom,
+    /// Beyond the budget too: it is changed data that was given up as sealed, and is to be sealed anew.
+    Always,
+}
+
+/// What a byte is part of, for a read that keeps nothing.
+enum Through {
+    /// Nothing: the file ends.
+    End,
+    /// A hole of so many bytes.
+    Hole(usize),
+    /// These bytes.
+    Memory(Bytes),
+    /// This range of the data file of this generation, which is held open for reading meanwhile.
+    File(u64, Range<u64>),
+    /// A window whose extents are to be loaded.
+    Window(u64, Key),
+    /// A stretch that is not here.
+    Fetch(Fetch),
+}
 
 /// What stands between a read and its bytes.
 enum Plan {
@@ -67,7 +100,11 @@ impl Shared {
                 Plan::Wait => self.wait_for_fetch(&mut progress).await?,
                 Plan::Recall => self.recall(inode).await?,
                 Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
-                Plan::Fetch(fetch) => self.fetch(fetch).await?,
+                Plan::Fetch(fetch) => {
+                    if !self.fetch(fetch, Keep::IfRoom).await? {
+                        return self.read_through(inode, offset, length).await;
+                    }
+                }
             }
         }
         Err(Error::Network(bucket::Error::Unavailable(String::from("the file changes faster than it is read"))))
@@ -172,6 +209,9 @@ impl Shared {
         if let Some(content) = self.state.lock().tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()) {
             content.readers = content.readers.saturating_sub(1);
         }
+        if self.somebody_waits() {
+            self.bump();
+        }
         result.map(|()| buffer.freeze())
     }
 
@@ -200,13 +240,64 @@ impl Shared {
         Ok(())
     }
 
-    /// Fetches a stretch, proves it, and puts it into the backing.
-    async fn fetch(self: &Arc<Self>, fetch: Fetch) -> Result<(), Error> {
-        let fetching = Fetching { shared: self, inode: fetch.inode, range: fetch.range.clone() };
+    /// Reads where there is no room to keep what is fetched.
+    async fn read_through(self: &Arc<Self>, inode: InodeId, offset: u64, length: usize) -> Result<Bytes, Error> {
+        let mut bytes = BytesMut::with_capacity(length);
+        loop {
+            let at = offset + bytes.len() as u64;
+            let left = length - bytes.len();
+            match self.plan_through(inode, at, left)? {
+                Through::End => return Ok(bytes.freeze()),
+                Through::Hole(count) => bytes.resize(bytes.len() + count, 0),
+                Through::Memory(here) => bytes.extend_from_slice(&here),
+                Through::File(generation, range) => {
+                    bytes.extend_from_slice(&self.read_file(inode, generation, range.clone(), &[range])?);
+                }
+                Through::Window(number, key) => self.load_window(inode, &key, number).await?,
+                Through::Fetch(fetch) => {
+                    let plain = self.fetch_plain(&fetch).await?;
+                    let from = (at - fetch.range.start) as usize;
+                    let count = left.min(plain.len() - from);
+                    bytes.extend_from_slice(&plain[from..from + count]);
+                }
+            }
+        }
+    }
+
+    /// What the byte at `at` is part of.
+    fn plan_through(&self, inode: InodeId, at: u64, left: usize) -> Result<Through, Error> {
+        let mut state = self.state.lock();
+        let node = state.tree.node_mut(inode).ok_or(Error::Stale)?;
+        let end = at.saturating_add(left as u64).min(node.attributes.size);
+        let content = node.content.as_deref_mut().ok_or(Error::Errno(EINVAL))?;
+        let Some(part) = content.parts(at..end).into_iter().next() else { return Ok(Through::End) };
+        Ok(match part {
+            Part::Hole(range) => Through::Hole(range_len(&range) as usize),
+            Part::Unknown(range) => Through::Window(window::window_of(range.start), node.key.clone()),
+            Part::Remote(range, extent) => Through::Fetch(plan_fetch(inode, node.key.clone(), at, extent, range.end)),
+            Part::Present(range) => match &content.backing {
+                Backing::Memory(bytes) => {
+                    Through::Memory(copy_parts(bytes, range.clone(), std::slice::from_ref(&range)))
+                }
+                Backing::File => {
+                    content.readers += 1;
+                    Through::File(content.generation, range)
+                }
+            },
+        })
+    }
+
+    /// Fetches a stretch, proves it, and puts it into the backing. False if there is no room for it.
+    async fn fetch(self: &Arc<Self>, fetch: Fetch, keep: Keep) -> Result<bool, Error> {
+        let _fetching = Fetching { shared: self, inode: fetch.inode, range: fetch.range.clone() };
         let plain = self.fetch_plain(&fetch).await?;
-        self.fill(&fetch, plain).await?;
-        drop(fetching);
-        Ok(())
+        let Some(need) = self.fill(&fetch, &plain, keep).await? else { return Ok(true) };
+        // A disk that cannot make room does not keep anybody from reading.
+        let room = self.evict_for(need).await.unwrap_or_else(|error| {
+            self.note_error(error);
+            false
+        });
+        Ok(room && self.fill(&fetch, &plain, keep).await?.is_none())
     }
 
     /// The plaintext of a stretch's bytes.
@@ -261,8 +352,8 @@ impl Shared {
         Ok(buffer.freeze())
     }
 
-    /// Puts fetched bytes into the backing, wherever nothing else came in between.
-    async fn fill(&self, fetch: &Fetch, plain: Vec<u8>) -> Result<(), Error> {
+    /// Puts fetched bytes into the backing, wherever nothing else came in between. Says what it needs if there is no room.
+    async fn fill(&self, fetch: &Fetch, plain: &[u8], keep: Keep) -> Result<Option<Need>, Error> {
         let _gate = self.gate.read().await;
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
@@ -271,8 +362,20 @@ impl Shared {
         if self.speaks_of_another(fetch.inode) {
             self.disown(fetch.inode).await?;
         }
-        let Some((generation, wanted)) = self.plan_fill(fetch, &plain)? else { return Ok(()) };
-        for part in &wanted {
+        match self.plan_fill(fetch, plain, keep) {
+            Ok(Filling::Done) => Ok(None),
+            Ok(Filling::Room(need)) => Ok(Some(need)),
+            Ok(Filling::File(generation, wanted)) => match self.fill_file(fetch, plain, generation, &wanted) {
+                Err(Error::NoSpace(_)) => Ok(Some(Need::DiskFull)),
+                other => other.map(|()| None),
+            },
+            Err(Error::NoSpace(_)) => Ok(Some(Need::DiskFull)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fill_file(&self, fetch: &Fetch, plain: &[u8], generation: u64, wanted: &[Range<u64>]) -> Result<(), Error> {
+        for part in wanted {
             let (start, end) = (part.start - fetch.range.start, part.end - fetch.range.start);
             let bytes = &plain[start as usize..end as usize];
             self.store.write_data(fetch.inode, generation, part.start, bytes)?;
@@ -283,7 +386,7 @@ impl Shared {
         };
         if content.generation == generation && matches!(content.backing, Backing::File) {
             // Truncated or punched meanwhile: that part is something else now.
-            for part in content.still_remote(&wanted, &fetch.extent) {
+            for part in content.still_remote(wanted, &fetch.extent) {
                 content.present.insert(part);
             }
             state.tree.warm.note_filled(fetch.inode);
@@ -299,27 +402,44 @@ impl Shared {
         })
     }
 
-    /// What of a fetched stretch is to be written to the data file, if that is where the file is kept. Small files are filled
+    /// What of a fetched stretch is to be written to the data file, where it counts as taken from here on. Small files are filled
     /// here; a file that is too large for memory moves to a data file.
-    fn plan_fill(&self, fetch: &Fetch, plain: &[u8]) -> Result<Option<Target>, Error> {
+    fn plan_fill(&self, fetch: &Fetch, plain: &[u8], keep: Keep) -> Result<Filling, Error> {
         loop {
             let bytes = {
                 let mut state = self.state.lock();
-                let tree = &mut state.tree;
-                let Some(node) = tree.node_mut(fetch.inode) else { return Ok(None) };
+                let Some(node) = state.tree.node(fetch.inode) else { return Ok(Filling::Done) };
                 let size = node.attributes.size;
-                let Some(content) = node.content.as_deref_mut() else { return Ok(None) };
+                let Some(content) = node.content.as_deref() else { return Ok(Filling::Done) };
                 let wanted = content.still_remote(std::slice::from_ref(&fetch.range), &fetch.extent);
                 match &content.backing {
-                    Backing::File => return Ok(Some((content.generation, wanted))),
-                    Backing::Memory(bytes) if size > MAX_MEMORY => bytes.clone(),
+                    Backing::File => {
+                        let generation = content.generation;
+                        return Ok(match self.take_room_for(&state, fetch, generation, keep) {
+                            Ok(()) => Filling::File(generation, wanted),
+                            Err(need) => Filling::Room(need),
+                        });
+                    }
+                    Backing::Memory(bytes) if size > MAX_MEMORY => {
+                        if let (Keep::IfRoom, Err(need)) = (keep, self.has_room_to_spill(&state)) {
+                            return Ok(Filling::Room(need));
+                        }
+                        bytes.clone()
+                    }
                     Backing::Memory(_) => {
-                        fill_memory(tree, fetch, plain, wanted);
-                        return Ok(None);
+                        fill_memory(&mut state.tree, fetch, plain, wanted);
+                        return Ok(Filling::Done);
                     }
                 }
             };
             self.spill(fetch.inode, &bytes)?;
+        }
+    }
+
+    fn take_room_for(&self, state: &State, fetch: &Fetch, generation: u64, keep: Keep) -> Result<(), Need> {
+        match keep {
+            Keep::IfRoom => self.take_room(state, fetch.inode, generation, fetch.range.clone()),
+            Keep::Always => Ok(()),
         }
     }
 
@@ -332,7 +452,7 @@ impl Shared {
             let shared = &shared;
             stream::iter(parts)
                 .for_each_concurrent(PARALLEL_AHEAD, |part| async move {
-                    if let Err(error) = shared.prefetch(inode, part).await {
+                    if let Err(error) = shared.prefetch(inode, part, Keep::IfRoom).await {
                         tracing::debug!("read-ahead: {error}");
                     }
                 })
@@ -341,7 +461,7 @@ impl Shared {
     }
 
     /// Brings a range here.
-    pub(crate) async fn prefetch(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
+    pub(crate) async fn prefetch(self: &Arc<Self>, inode: InodeId, range: Range<u64>, keep: Keep) -> Result<(), Error> {
         let mut progress = self.progress.subscribe();
         for _ in 0..MOST_ROUNDS {
             if *self.closing.borrow() {
@@ -356,7 +476,11 @@ impl Shared {
                 Plan::Wait => self.wait_for_fetch(&mut progress).await?,
                 Plan::Recall => self.recall(inode).await?,
                 Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
-                Plan::Fetch(fetch) => self.fetch(fetch).await?,
+                Plan::Fetch(fetch) => {
+                    if !self.fetch(fetch, keep).await? {
+                        return Err(Error::NoSpace(String::from("no room to keep what is fetched")));
+                    }
+                }
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::Error;
 use crate::cache::{Position, Written};
 use crate::cut;
 use crate::record::{Mutation, Write};
+use crate::room::{Need, Promise, SLOW_ABOVE};
 use crate::shared::{Shared, State};
 use crate::tree::{SetTimes, attribute_change};
 use bytes::Bytes;
@@ -17,16 +18,15 @@ use std::time::Duration;
 use strewn_engine::bucket::MAX_OFFSET;
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
+use tokio::time::Instant;
 
 /// Most bytes of a write that ride in its record.
 pub(crate) const MAX_INLINE_RECORD: usize = 32 * 1024;
-/// Above this share of the dirty limit, in percent, writers are slowed down.
-const SLOW_ABOVE: u64 = 75;
 /// Longest delay of a slowed write.
 const SLOWEST: Duration = Duration::from_millis(20);
 
 /// How a write goes on.
-enum Step {
+enum Step<'a> {
     Done(Written),
     /// A cut is still to seal what the write would change.
     Wait,
@@ -34,8 +34,10 @@ enum Step {
     Disown,
     /// The small file outgrows memory.
     Spill(Arc<Vec<u8>>),
-    /// Bytes go to this offset of the data file of this generation.
-    File(u64, u64),
+    /// Bytes go to this offset of the data file of this generation, where they count as taken.
+    File(u64, u64, Promise<'a>),
+    /// There is no room.
+    Room(Need),
 }
 
 impl Shared {
@@ -45,47 +47,66 @@ impl Shared {
         inode: InodeId,
         position: Position,
         data: &[u8],
-        update: F,
+        mut update: F,
     ) -> Result<Written, Error>
     where
-        F: FnOnce(&mut Attributes) + Send,
+        F: FnMut(&mut Attributes) + Send,
     {
         self.admit_write(data.len() as u64).await?;
-        let mut update = Some(update);
+        let until = Instant::now() + self.options.deadline;
         let mut progress = self.progress.subscribe();
         loop {
             // Small files need nothing but the lock.
-            if let Step::Done(written) = self.begin(inode, position, data, &mut update)? {
-                return Ok(written);
+            let mut step = self.begin(inode, position, data, &mut update)?;
+            if !matches!(step, Step::Done(_) | Step::Room(_)) {
+                drop(step);
+                step = self.write_held(inode, position, data, &mut update, &mut progress).await?;
             }
-            let gate = self.gate.read().await;
-            if self.closed.load(Ordering::Acquire) {
-                return Err(Error::Closed);
-            }
-            let held = self.hold(inode).await?;
-            match self.begin(inode, position, data, &mut update)? {
+            match step {
                 Step::Done(written) => return Ok(written),
-                Step::Wait => {
-                    drop((held, gate));
-                    self.wait_for_seal(&mut progress).await?;
-                }
-                Step::Disown => self.disown(inode).await?,
-                Step::Spill(bytes) => self.spill(inode, &bytes)?,
-                Step::File(generation, offset) => {
-                    let written = self.store.write_data(inode, generation, offset, data);
-                    let written =
-                        written.and_then(|()| self.commit_file(inode, generation, offset, position, data, &mut update));
-                    match written {
-                        Ok(Some(written)) => return Ok(written),
-                        Ok(None) => {}
-                        Err(error) => {
-                            self.distrust(inode, offset..offset + data.len() as u64);
-                            return Err(error);
-                        }
-                    }
-                }
+                Step::Room(need) => self.make_room(need, until).await?,
+                _ => {}
             }
         }
+    }
+
+    /// One step of a write that changes the backing.
+    async fn write_held<F>(
+        &self,
+        inode: InodeId,
+        position: Position,
+        data: &[u8],
+        update: &mut F,
+        progress: &mut tokio::sync::watch::Receiver<u64>,
+    ) -> Result<Step<'_>, Error>
+    where
+        F: FnMut(&mut Attributes) + Send,
+    {
+        let gate = self.gate.read().await;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let held = self.hold(inode).await?;
+        let step = self.begin(inode, position, data, update)?;
+        match &step {
+            Step::Done(_) | Step::Room(_) => {}
+            Step::Wait => {
+                drop((held, gate));
+                self.wait_for_seal(progress).await?;
+            }
+            Step::Disown => self.disown(inode).await?,
+            Step::Spill(bytes) => return or_room(self.spill(inode, bytes).map(|()| step)),
+            Step::File(generation, offset, _promise) => {
+                let written = self.store.write_data(inode, *generation, *offset, data);
+                let written =
+                    written.and_then(|()| self.commit_file(inode, *generation, *offset, position, data, update));
+                if written.is_err() {
+                    self.distrust(inode, *offset..*offset + data.len() as u64);
+                }
+                return or_room(written.map(|written| written.map_or(step, Step::Done)));
+            }
+        }
+        Ok(step)
     }
 
     /// Room for new bytes: slows writers near the limit and holds them at it.
@@ -97,19 +118,18 @@ impl Shared {
             return Err(Error::ReadOnly);
         }
         let limit = self.options.dirty_limit;
-        let (pending, blocked) = {
+        let (pending, pressure, blocked) = {
             let state = self.state.lock();
-            (state.pending_bytes(), state.pipeline.blocked.clone())
+            (state.pending_bytes(), self.pressure(&state), state.pipeline.blocked.clone())
         };
         match blocked {
             Some(strewn_engine::bucket::Error::Quota(message)) => return Err(Error::Quota(message)),
             Some(strewn_engine::bucket::Error::Forbidden(_)) => return Err(Error::ReadOnly),
             _ => {}
         }
-        let slow_from = limit / 100 * SLOW_ABOVE;
-        if pending > slow_from {
-            let share = (pending - slow_from).min(limit - slow_from) as f64 / (limit - slow_from).max(1) as f64;
-            tokio::time::sleep(SLOWEST.mul_f64(share)).await;
+        let pressure = pressure.max(pending.saturating_mul(100) / limit.max(1)).min(100);
+        if pressure > SLOW_ABOVE {
+            tokio::time::sleep(SLOWEST.mul_f64((pressure - SLOW_ABOVE) as f64 / (100 - SLOW_ABOVE) as f64)).await;
         }
         let full = |state: &State| {
             state.pending_bytes().saturating_add(length) > limit.max(length)
@@ -155,9 +175,9 @@ impl Shared {
     }
 
     /// Finds out where bytes go; writes them at once if the file is small.
-    fn begin<F>(&self, inode: InodeId, position: Position, data: &[u8], update: &mut Option<F>) -> Result<Step, Error>
+    fn begin<F>(&self, inode: InodeId, position: Position, data: &[u8], update: &mut F) -> Result<Step<'_>, Error>
     where
-        F: FnOnce(&mut Attributes) + Send,
+        F: FnMut(&mut Attributes) + Send,
     {
         let mut state = self.state.lock();
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
@@ -176,12 +196,22 @@ impl Shared {
         match &content.backing {
             Backing::File if content.sealing(&(offset..end)) => Ok(Step::Wait),
             Backing::File if content.kept.is_some() => Ok(Step::Disown),
-            Backing::File => Ok(Step::File(generation, offset)),
-            Backing::Memory(bytes) if end > MAX_MEMORY || size > MAX_MEMORY => Ok(Step::Spill(bytes.clone())),
+            Backing::File => Ok(match self.take_room_to_write(&state, inode, generation, offset..end) {
+                Ok(promise) => Step::File(generation, offset, promise),
+                Err(need) => Step::Room(need),
+            }),
+            Backing::Memory(bytes) if end > MAX_MEMORY || size > MAX_MEMORY => {
+                Ok(self.has_room_to_spill(&state).map_or_else(Step::Room, |()| Step::Spill(bytes.clone())))
+            }
+            Backing::Memory(_) if !self.has_room(&state, data.len() as u64) => {
+                Ok(Step::Room(Need::Bytes(data.len() as u64)))
+            }
             Backing::Memory(_) => {
-                self.record_write(&mut state, inode, generation, offset, data, true, update)?;
-                state.tree.write_memory(inode, offset, data);
-                Ok(Step::Done(Written { offset, size: size.max(end) }))
+                let recorded = self.record_write(&mut state, inode, generation, offset, data, true, update);
+                or_room(recorded.map(|()| {
+                    state.tree.write_memory(inode, offset, data);
+                    Step::Done(Written { offset, size: size.max(end) })
+                }))
             }
         }
     }
@@ -215,10 +245,10 @@ impl Shared {
         offset: u64,
         position: Position,
         data: &[u8],
-        update: &mut Option<F>,
+        update: &mut F,
     ) -> Result<Option<Written>, Error>
     where
-        F: FnOnce(&mut Attributes) + Send,
+        F: FnMut(&mut Attributes) + Send,
     {
         let mut state = self.state.lock();
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
@@ -248,17 +278,15 @@ impl Shared {
         offset: u64,
         data: &[u8],
         inline: bool,
-        update: &mut Option<F>,
+        update: &mut F,
     ) -> Result<(), Error>
     where
-        F: FnOnce(&mut Attributes) + Send,
+        F: FnMut(&mut Attributes) + Send,
     {
         let before = &state.tree.node(inode).ok_or(Error::Stale)?.attributes;
         let mut now = before.clone();
         now.size = now.size.max(offset + data.len() as u64);
-        if let Some(update) = update.take() {
-            update(&mut now);
-        }
+        update(&mut now);
         now.check().map_err(|_| Error::Errno(EINVAL))?;
         let write = Write {
             inode,
@@ -292,6 +320,14 @@ impl Shared {
     /// True if enough is dirty for a cut at once.
     pub(crate) fn is_due_by_size(&self, state: &State) -> bool {
         state.tree.dirty_bytes >= self.options.cut_bytes || state.tree.pending_operations() >= cut::FULL_OPERATIONS
+    }
+}
+
+/// A full disk is a matter of waiting.
+fn or_room(step: Result<Step<'_>, Error>) -> Result<Step<'_>, Error> {
+    match step {
+        Err(Error::NoSpace(_)) => Ok(Step::Room(Need::DiskFull)),
+        other => other,
     }
 }
 

@@ -193,7 +193,7 @@ impl<'a> Sealer<'a> {
         let lengths = self.packer.lengths().to_vec();
         for ((id, writer), length) in self.segments.drain(..).zip(lengths) {
             self.begun.push(id);
-            writer.finish(length)?;
+            self.store.finish_segment(id, writer, length)?;
             segments.push(Segment { id, length });
         }
         Ok((std::mem::take(&mut self.runs), segments))

@@ -159,6 +159,7 @@ pub(crate) async fn seal_cuts(shared: Arc<Shared>) {
             Ok(()) => backoff = Backoff::new(),
             Err(error) => {
                 shared.note_failed_cut(&frozen, &error);
+                shared.free_disk(&error).await;
                 shared.note_error(error);
                 backoff.pause(&shared).await;
             }
@@ -206,6 +207,7 @@ pub(crate) async fn make_batches(shared: Arc<Shared>) {
             Ok(()) => backoff = Backoff::new(),
             Err(error) => {
                 shared.note_failed_cut(&frozen, &error);
+                shared.free_disk(&error).await;
                 shared.note_error(error);
                 backoff.pause(&shared).await;
             }

@@ -11,12 +11,16 @@
 //! A file is durable when [`DataFiles::sync`] returned, together with its name. A failed sync is remembered: the kernel
 //! reports it once, we report it until the file is removed.
 
+mod occupied;
 mod open;
 
 use crate::disk::{self, Disk, DiskFile};
 use bytes::BytesMut;
+use occupied::Occupied;
 use open::Handles;
+use parking_lot::Mutex;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use strewn_engine::ids::InodeId;
 
@@ -71,6 +75,7 @@ impl From<io::Error> for Error {
 pub struct DataFiles {
     disk: Arc<dyn Disk>,
     handles: Arc<Handles>,
+    occupied: Arc<Mutex<Occupied>>,
 }
 
 impl DataFiles {
@@ -87,7 +92,10 @@ impl DataFiles {
         }
         // Whether an earlier process made their names durable is not known.
         let unnamed = found.iter().map(|file| file.id).collect();
-        Ok((Self { handles: Arc::new(Handles::new(disk.clone(), unnamed)), disk }, found))
+        let mut occupied = Occupied::default();
+        found.iter().for_each(|file| occupied.found(file.id, file.allocated, file.length));
+        let handles = Arc::new(Handles::new(disk.clone(), unnamed));
+        Ok((Self { handles, disk, occupied: Arc::new(Mutex::new(occupied)) }, found))
     }
 
     /// A file of the inode that never was before. It is made by the first write to it; until then it reads as empty.
@@ -101,6 +109,7 @@ impl DataFiles {
     /// Writes `parts` one after the other from `offset`. On an error any part of the range may be written.
     pub fn write_at(&self, id: DataId, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
+        self.occupy(id, offset..offset.saturating_add(length));
         self.change(id, |file| file.write_at(offset, parts))?;
         self.handles.hint(id, offset, length);
         Ok(())
@@ -128,13 +137,37 @@ impl DataFiles {
 
     /// Cuts the file to `length` or lets it grow by a hole. To be called once the record that says so is durable.
     pub fn truncate(&self, id: DataId, length: u64) -> Result<(), Error> {
-        self.change(id, |file| file.set_len(length))
+        self.change(id, |file| file.set_len(length))?;
+        self.occupied.lock().cut(id, &(length..u64::MAX));
+        Ok(())
     }
 
     /// Gives the bytes of a range back to the disk; they read as zeros. To be called once the record that says so is
     /// durable.
     pub fn punch(&self, id: DataId, offset: u64, length: u64) -> Result<(), Error> {
-        self.change(id, |file| file.punch_hole(offset, length))
+        self.change(id, |file| file.punch_hole(offset, length))?;
+        self.occupied.lock().cut(id, &(offset..offset.saturating_add(length)));
+        Ok(())
+    }
+
+    /// Most bytes of disk that writing a range takes more than the file takes now.
+    pub fn needs(&self, id: DataId, range: &Range<u64>) -> u64 {
+        self.occupied.lock().needs(id, range)
+    }
+
+    /// Counts a range as taken before it is written.
+    pub fn occupy(&self, id: DataId, range: Range<u64>) {
+        self.occupied.lock().add(id, &range);
+    }
+
+    /// Bytes of disk that count as the file's; at least [`allocated`](Self::allocated).
+    pub fn occupied(&self, id: DataId) -> u64 {
+        self.occupied.lock().of(id)
+    }
+
+    /// Bytes of disk that count as all files'.
+    pub fn total(&self) -> u64 {
+        self.occupied.lock().total()
     }
 
     /// Bytes of disk the file takes.
@@ -178,7 +211,9 @@ impl DataFiles {
     /// Removes a file; one that is not there is fine. To be called once the record that gives it up is durable.
     pub fn remove(&self, id: DataId) -> Result<(), Error> {
         self.handles.forget(id);
-        Ok(disk::remove_if_there(&*self.disk, &name(id))?)
+        disk::remove_if_there(&*self.disk, &name(id))?;
+        self.occupied.lock().remove(id);
+        Ok(())
     }
 
     /// A handle of its own for reading, for the kernel (passthrough). Fails on a disk that is no file system.

@@ -128,6 +128,11 @@ impl Disk for FileDisk {
         Ok(found)
     }
 
+    fn free(&self) -> io::Result<u64> {
+        let space = rustix::fs::fstatvfs(&self.lock)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.locate(name).ok()
     }

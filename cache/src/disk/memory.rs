@@ -14,6 +14,7 @@ use pages::Pages;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -114,7 +115,7 @@ impl MemoryDisk {
         self.shared.state.lock().sync_error = errno;
     }
 
-    /// Most bytes that all files together may hold; writes beyond fail with "no space".
+    /// Most bytes that may be written into all files together; holes do not count. Writes beyond fail with "no space".
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.shared.state.lock().capacity = bytes;
     }
@@ -160,6 +161,11 @@ impl MemoryDisk {
         state.files.push(Arc::new(Content { bytes: pages.clone(), durable: pages, ..Content::default() }));
         Arc::make_mut(&mut state.names).insert(name.into(), file);
         Arc::make_mut(&mut state.durable_names).insert(name.into(), file);
+    }
+
+    /// Bytes written into all files together; holes do not count.
+    pub fn used(&self) -> u64 {
+        self.shared.state.lock().used()
     }
 
     /// Names of all files.
@@ -230,6 +236,10 @@ impl Disk for MemoryDisk {
         Ok(listed.collect())
     }
 
+    fn free(&self) -> io::Result<u64> {
+        Ok(self.shared.state.lock().free())
+    }
+
     fn path(&self, _name: &str) -> Option<PathBuf> {
         None
     }
@@ -249,11 +259,8 @@ impl DiskFile for Opened {
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let change = Change::write(offset, parts);
         let mut state = self.shared.state.lock();
-        if let Some(capacity) = state.capacity {
-            let used: u64 = state.names.values().map(|&file| state.files[file].bytes.len()).sum();
-            if used + change.end().saturating_sub(state.files[self.file].bytes.len()) > capacity {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
+        if state.capacity.is_some() && state.files[self.file].bytes.missing(change.range()) > state.free() {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         state.change(self.file, change);
         Ok(())
@@ -294,6 +301,15 @@ impl DiskFile for Opened {
 }
 
 impl State {
+    /// Bytes that still fit.
+    fn free(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
+    fn used(&self) -> u64 {
+        self.names.values().map(|&file| self.files[file].bytes.taken()).sum()
+    }
+
     fn copy(&self) -> Self {
         Self {
             names: self.names.clone(),
@@ -371,12 +387,12 @@ impl Change {
         }
     }
 
-    /// Where a write ends.
-    fn end(&self) -> u64 {
+    /// What a write covers.
+    fn range(&self) -> Range<u64> {
         match self {
-            Self::Write(offset, part) => offset + part.len() as u64,
-            Self::Zeros(offset, length) => offset + length,
-            Self::Length(_) | Self::Punch(..) => 0,
+            Self::Write(offset, part) => *offset..offset + part.len() as u64,
+            Self::Zeros(offset, length) => *offset..offset + length,
+            Self::Length(_) | Self::Punch(..) => 0..0,
         }
     }
 
@@ -384,10 +400,7 @@ impl Change {
         match self {
             Self::Write(offset, part) => bytes.write(*offset, part),
             Self::Zeros(_, 0) => {}
-            Self::Zeros(offset, length) => {
-                bytes.resize(bytes.len().max(offset + length));
-                bytes.clear(*offset, *length);
-            }
+            Self::Zeros(offset, length) => bytes.write_zeros(*offset..offset + length),
             Self::Length(length) => bytes.resize(*length),
             Self::Punch(offset, length) => bytes.clear(*offset, *length),
         }

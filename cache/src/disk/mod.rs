@@ -39,6 +39,9 @@ pub trait Disk: Send + Sync + 'static {
     /// The files of a directory in no order; none if there is no such directory. Directories in it are not listed.
     fn list(&self, directory: &str) -> io::Result<Vec<Listed>>;
 
+    /// Bytes that can still be written.
+    fn free(&self) -> io::Result<u64>;
+
     /// Where a name lies in the local file system, if it does.
     fn path(&self, name: &str) -> Option<PathBuf>;
 }

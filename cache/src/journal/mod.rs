@@ -245,6 +245,11 @@ impl Journal {
         self.handle.shared.late().is_some()
     }
 
+    /// What failed, if the journal takes no more changes.
+    pub fn failure(&self) -> Option<Error> {
+        self.handle.shared.failure()
+    }
+
     /// The last change that survives a power cut.
     pub fn synced(&self) -> Sequence {
         Sequence(self.handle.shared.progress().synced)

@@ -308,6 +308,10 @@ impl Shared {
         self.progress.borrow().clone()
     }
 
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.state.lock().check().err()
+    }
+
     pub(super) fn last(&self) -> Sequence {
         Sequence(self.state.lock().last)
     }

@@ -368,6 +368,7 @@ impl Tree {
         self.mark_clean(inode);
         let counted = self.is_counted(inode);
         let Some(node) = self.nodes.remove(&inode) else { return };
+        self.forget_uses(inode);
         let Some(content) = node.content else { return };
         if counted {
             self.dirty_bytes -= content.dirty_bytes();

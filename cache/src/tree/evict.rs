@@ -1,88 +1,132 @@
-//! Forgetting what the network knows as well: clean, unpinned nodes go when memory is short, oldest use first.
+//! Forgetting what the network knows as well: clean, unpinned nodes and clean content go when memory or disk are short,
+//! oldest use first.
+//!
+//! Nodes, files with a data file and small files in memory each stand in a list by use. Eviction looks at the oldest; what
+//! is still needed is put in front again, so that the work depends on what goes and on what is busy, and never on how much
+//! is known. A list may name what has no such content any more: it is passed over.
 //!
 //! A forgotten node leaves its name, kind and cookie in its directory, so that listings go on where they were.
 
 use super::Tree;
 use crate::content::map::Backing;
+use lru::LruCache;
 use strewn_engine::ids::InodeId;
 
 /// Memory of a node with its name, about.
 pub(crate) const NODE_BYTES: u64 = 700;
+/// Most nodes or files looked at with the lock held.
+const MOST_LOOKED: usize = 4_096;
 
-impl Tree {
-    /// Forgets up to a quarter of the nodes when there are more than `most` bytes allow. Returns how many went.
-    pub(crate) fn forget_some(&mut self, most: u64) -> usize {
-        if (self.len() as u64).saturating_mul(NODE_BYTES) <= most {
-            return 0;
-        }
-        let mut idle: Vec<(u64, InodeId)> = self
-            .nodes
-            .iter()
-            .filter(|(inode, _)| self.is_idle(**inode))
-            .map(|(inode, node)| (node.used, *inode))
-            .collect();
-        let count = (self.len() / 4).min(idle.len());
-        if count == 0 {
-            return 0;
-        }
-        idle.select_nth_unstable(count - 1);
-        for (_, inode) in &idle[..count] {
-            self.retire(*inode);
-            self.drop_node(*inode);
-        }
-        count
+/// Inodes by use.
+#[derive(Debug)]
+pub(crate) struct Uses(LruCache<InodeId, ()>);
+
+impl Default for Uses {
+    fn default() -> Self {
+        Self(LruCache::unbounded())
+    }
+}
+
+impl Uses {
+    fn note(&mut self, inode: InodeId) {
+        self.0.put(inode, ());
     }
 
-    /// Bytes of content in data files, those of files that are not in memory included.
-    pub(crate) fn present_bytes(&self) -> u64 {
-        let contents = self.nodes.values().filter_map(|node| node.content.as_deref());
-        let on_disk = contents.filter(|content| matches!(content.backing, Backing::File));
-        let in_memory: u64 =
-            on_disk.flat_map(|content| content.present.iter()).map(|range| range.end - range.start).sum();
-        in_memory + self.warm.bytes()
+    fn forget(&mut self, inode: InodeId) {
+        self.0.pop(&inode);
+    }
+
+    fn take_oldest(&mut self) -> Option<InodeId> {
+        self.0.pop_lru().map(|(inode, ())| inode)
+    }
+}
+
+impl Tree {
+    /// Marks use, for eviction.
+    pub(crate) fn touch(&mut self, inode: InodeId) {
+        self.nodes.touch(&inode);
+        self.note_content(inode);
+    }
+
+    /// Files a content under where its bytes are, as just used.
+    pub(crate) fn note_content(&mut self, inode: InodeId) {
+        match self.nodes.get(&inode).and_then(|node| node.content.as_deref()).map(|content| &content.backing) {
+            Some(Backing::File) => self.files.note(inode),
+            Some(Backing::Memory(bytes)) if !bytes.is_empty() => self.small_files.note(inode),
+            _ => {}
+        }
+    }
+
+    /// A node is gone.
+    pub(super) fn forget_uses(&mut self, inode: InodeId) {
+        self.files.forget(inode);
+        self.small_files.forget(inode);
+    }
+
+    /// Forgets idle nodes until `most` bytes allow the others. True if there may be more to forget.
+    pub(crate) fn forget_some(&mut self, most: u64) -> bool {
+        let mut forgot = false;
+        for _ in 0..self.len().min(MOST_LOOKED) {
+            let Some(inode) = self.nodes.oldest() else { return false };
+            if (self.len() as u64).saturating_mul(NODE_BYTES) <= most {
+                return false;
+            }
+            if self.is_idle(inode) {
+                self.retire(inode);
+                self.drop_node(inode);
+                forgot = true;
+            } else {
+                self.nodes.touch(&inode);
+            }
+        }
+        forgot
     }
 
     /// Forgets clean small files in memory until no more than `most` bytes are left, oldest use first.
     pub(crate) fn forget_small_files(&mut self, most: u64) {
-        for inode in self.idle_contents(|backing| matches!(backing, Backing::Memory(bytes) if !bytes.is_empty())) {
+        for _ in 0..self.small_files.0.len().min(MOST_LOOKED) {
             if self.memory_bytes <= most {
                 return;
             }
-            self.leave_small(inode);
-            self.forget_content(inode);
+            let Some(inode) = self.small_files.take_oldest() else { return };
+            if self.is_forgettable(inode) {
+                self.leave_small(inode);
+                self.forget_content(inode);
+            } else {
+                self.note_content(inode);
+            }
         }
     }
 
-    /// Forgets clean content in data files, at least `excess` bytes if there are as many: first of files that are not in
-    /// memory, then by oldest use.
-    pub(crate) fn forget_files(&mut self, excess: u64) {
-        let mut freed = self.forget_warm(excess);
-        for inode in self.idle_contents(|backing| matches!(backing, Backing::File)) {
+    /// Forgets clean content in data files, first of files that are not in memory, then by oldest use, until they are
+    /// `excess` bytes by the measure of `bytes`, of an inode and a generation.
+    pub(crate) fn forget_files(&mut self, excess: u64, bytes: impl Fn(InodeId, u64) -> u64) {
+        let mut freed = self.forget_warm(excess, &bytes);
+        for _ in 0..self.files.0.len().min(MOST_LOOKED) {
             if freed >= excess {
                 return;
             }
-            freed += self.forget_content(inode);
+            let Some(inode) = self.files.take_oldest() else { return };
+            let generation = self.nodes.get(&inode).and_then(|node| Some(node.content.as_deref()?.generation));
+            match generation.filter(|_| self.is_forgettable(inode)) {
+                Some(generation) => {
+                    freed += bytes(inode, generation);
+                    self.forget_content(inode);
+                }
+                None => self.note_content(inode),
+            }
         }
     }
 
-    fn idle_contents(&self, wanted: impl Fn(&Backing) -> bool) -> Vec<InodeId> {
-        let mut idle: Vec<(u64, InodeId)> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| !node.orphan)
-            .filter_map(|(inode, node)| {
-                let content = node.content.as_deref()?;
-                (wanted(&content.backing) && content.is_evictable() && !content.local).then_some((node.used, *inode))
-            })
-            .collect();
-        idle.sort_unstable();
-        idle.into_iter().map(|(_, inode)| inode).collect()
+    /// True if the bytes of a content may go.
+    fn is_forgettable(&self, inode: InodeId) -> bool {
+        let Some(node) = self.nodes.get(&inode).filter(|node| !node.orphan) else { return false };
+        node.content.as_deref().is_some_and(|content| content.is_evictable() && !content.is_guarded() && !content.local)
     }
 
-    /// Drops the bytes of a clean content, not what is known of its extents. Gives how many there were.
-    pub(super) fn forget_content(&mut self, inode: InodeId) -> u64 {
-        let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return 0 };
-        let bytes = content.present.iter().map(|range| range.end - range.start).sum();
+    /// Drops the bytes of a clean content, not what is known of its extents.
+    pub(super) fn forget_content(&mut self, inode: InodeId) {
+        let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return };
         content.present.clear();
         content.recalled = false;
         (content.written, content.synced, content.kept) = (0, 0, None);
@@ -92,7 +136,6 @@ impl Tree {
                 self.abandoned.push((inode, content.generation));
             }
         }
-        bytes
     }
 
     /// Clean state is no longer trusted: listings are loaded anew, and clean leaves are forgotten.

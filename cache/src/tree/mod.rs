@@ -14,6 +14,7 @@ mod evict;
 mod insert;
 mod names;
 mod node;
+mod nodes;
 mod small;
 mod snapshot;
 mod transaction;
@@ -32,6 +33,8 @@ use crate::content::Digest;
 use crate::content::map::{Backing, Fill};
 use crate::cut::batch::{Base, Renewed};
 use crate::record::Mutation;
+use evict::Uses;
+use nodes::Nodes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,7 +46,7 @@ use strewn_engine::ids::InodeId;
 pub(crate) struct Tree {
     /// The root directory.
     pub(crate) root: InodeId,
-    nodes: HashMap<InodeId, Node>,
+    nodes: Nodes,
     /// Changed names in the order of becoming different.
     pub(crate) changed_names: BTreeMap<u64, (InodeId, Name)>,
     /// Changed inodes in the order of becoming different.
@@ -53,6 +56,10 @@ pub(crate) struct Tree {
     pub(crate) dirty_bytes: u64,
     /// Bytes of small files in memory.
     pub(crate) memory_bytes: u64,
+    /// Files with a data file, by use.
+    files: Uses,
+    /// Files with bytes in memory, by use.
+    small_files: Uses,
     /// When the oldest change that no cut took was made.
     pub(crate) oldest: Option<Instant>,
     /// When the newest change was made.
@@ -73,7 +80,6 @@ pub(crate) struct Tree {
     pub(crate) parked: HashMap<InodeId, Name>,
     /// What is pinned is not known, so nothing without a name is dropped.
     pub(crate) replaying: bool,
-    clock: u64,
 }
 
 /// Names and inodes a cut set.
@@ -88,12 +94,14 @@ impl Tree {
     pub(crate) fn new(root: InodeId) -> Self {
         Self {
             root,
-            nodes: HashMap::new(),
+            nodes: Nodes::new(),
             changed_names: BTreeMap::new(),
             changed_inodes: BTreeMap::new(),
             next_order: 1,
             dirty_bytes: 0,
             memory_bytes: 0,
+            files: Uses::default(),
+            small_files: Uses::default(),
             oldest: None,
             newest: None,
             abandoned: Vec::new(),
@@ -105,7 +113,6 @@ impl Tree {
             committed: 0,
             parked: HashMap::new(),
             replaying: false,
-            clock: 0,
         }
     }
 
@@ -147,14 +154,6 @@ impl Tree {
     fn draw_order(&mut self) -> u64 {
         self.next_order += 1;
         self.next_order
-    }
-
-    /// Marks use, for eviction.
-    pub(crate) fn touch(&mut self, inode: InodeId) {
-        self.clock += 1;
-        if let Some(node) = self.nodes.get_mut(&inode) {
-            node.used = self.clock;
-        }
     }
 
     /// Notes that something is to go to the network.
@@ -221,6 +220,7 @@ impl Tree {
         }
         bytes[start..end].copy_from_slice(data);
         self.memory_bytes += (bytes.len() - before) as u64;
+        self.note_content(inode);
     }
 
     /// Notes that the bytes of a small file are in a data file from here on, if they are still these.
@@ -235,6 +235,7 @@ impl Tree {
         self.memory_bytes -= now.len() as u64;
         (content.backing, content.generation, content.kept) = (Backing::File, generation, None);
         self.warm.note_filled(inode);
+        self.note_content(inode);
         true
     }
 

@@ -41,8 +41,6 @@ pub(crate) struct Node {
     pub(crate) directory: Option<Box<Directory>>,
     /// Content of a file.
     pub(crate) content: Option<Box<Content>>,
-    /// When it was last used, for eviction.
-    pub(crate) used: u64,
 }
 
 impl Node {
@@ -88,7 +86,6 @@ impl Node {
             names: Vec::new(),
             directory: None,
             content: None,
-            used: 0,
         }
     }
 

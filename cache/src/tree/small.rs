@@ -55,6 +55,7 @@ impl Tree {
                 content.present.insert(range);
             }
         }
+        self.note_content(inode);
         true
     }
 

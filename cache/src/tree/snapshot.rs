@@ -13,7 +13,7 @@ impl Tree {
     pub(crate) fn pending_state(&mut self, created: &HashSet<InodeId>) -> Vec<Mutation> {
         let mut wanted = HashSet::from([self.root]);
         let mut names = Vec::new();
-        for (inode, node) in &self.nodes {
+        for (inode, node) in self.nodes.iter() {
             if node.is_local() && !node.orphan {
                 wanted.insert(*inode);
             }

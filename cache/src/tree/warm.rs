@@ -15,8 +15,6 @@ use strewn_engine::ids::InodeId;
 pub(crate) struct Warm {
     /// Oldest use first.
     files: LruCache<InodeId, WarmFile>,
-    /// Bytes in them.
-    bytes: u64,
     /// Files whose row in the index is missing or says too little, and the round of housekeeping they were last written in.
     unkept: HashMap<InodeId, u64>,
     /// Counts rounds of housekeeping.
@@ -35,16 +33,11 @@ pub(crate) struct WarmFile {
 
 impl Default for Warm {
     fn default() -> Self {
-        Self { files: LruCache::unbounded(), bytes: 0, unkept: HashMap::new(), round: 0, left: Vec::new() }
+        Self { files: LruCache::unbounded(), unkept: HashMap::new(), round: 0, left: Vec::new() }
     }
 }
 
 impl Warm {
-    /// Bytes of disk that warm files take.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// The inodes of warm files.
     pub(crate) fn inodes(&self) -> impl Iterator<Item = InodeId> {
         self.files.iter().map(|(inode, _)| *inode)
@@ -67,25 +60,12 @@ impl Warm {
         let due = self.unkept.iter().filter(|(_, since)| self.round - **since > quiet);
         due.take(most).map(|(inode, _)| *inode).collect()
     }
-
-    fn put(&mut self, inode: InodeId, file: WarmFile) -> Option<WarmFile> {
-        self.bytes += file.row.bytes();
-        let old = self.files.put(inode, file);
-        self.bytes -= old.as_ref().map_or(0, |old| old.row.bytes());
-        old
-    }
-
-    fn take(&mut self, inode: InodeId) -> Option<WarmFile> {
-        let file = self.files.pop(&inode)?;
-        self.bytes -= file.row.bytes();
-        Some(file)
-    }
 }
 
 impl Tree {
     /// Takes in a data file that nothing in memory refers to.
     pub(crate) fn put_warm(&mut self, inode: InodeId, file: WarmFile) {
-        if let Some(old) = self.warm.put(inode, file) {
+        if let Some(old) = self.warm.files.put(inode, file) {
             self.abandoned.push((inode, old.row.generation));
         }
     }
@@ -93,7 +73,7 @@ impl Tree {
     /// Gives a file its warm data file back, if that holds the same content; else the data file goes.
     pub(crate) fn attach_warm(&mut self, inode: InodeId) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
-        let Some(WarmFile { row, kept }) = self.warm.take(inode) else { return };
+        let Some(WarmFile { row, kept }) = self.warm.files.pop(&inode) else { return };
         let (hash, size) = (node.digest.hash, node.attributes.size);
         let content = node.content.as_deref_mut().filter(|content| is_vacant(content) && hash == row.content);
         let Some(content) = content else {
@@ -106,6 +86,7 @@ impl Tree {
         (content.generation, content.backing, content.present) = (row.generation, Backing::File, row.ranges);
         content.present.remove(size..u64::MAX);
         content.kept = kept.then_some(hash);
+        self.note_content(inode);
     }
 
     /// After recovery: gives the files in memory theirs.
@@ -207,17 +188,17 @@ impl Tree {
         here.or_else(|| self.warm.files.peek(&inode).filter(|file| file.kept).map(|file| file.row.generation))
     }
 
-    /// Forgets warm files, at least `excess` bytes if there are as many, oldest use first. Gives how many bytes.
-    pub(super) fn forget_warm(&mut self, excess: u64) -> u64 {
-        let before = self.warm.bytes;
-        while before - self.warm.bytes < excess
+    /// Forgets warm files, oldest use first, until they are `excess` bytes by the measure of `bytes`. Gives how many.
+    pub(super) fn forget_warm(&mut self, excess: u64, bytes: impl Fn(InodeId, u64) -> u64) -> u64 {
+        let mut freed = 0;
+        while freed < excess
             && let Some((inode, file)) = self.warm.files.pop_lru()
         {
-            self.warm.bytes -= file.row.bytes();
+            freed += bytes(inode, file.row.generation);
             self.warm.unkept.remove(&inode);
             self.abandoned.push((inode, file.row.generation));
         }
-        before - self.warm.bytes
+        freed
     }
 }
 

@@ -37,11 +37,6 @@ struct Stored {
 }
 
 impl Row {
-    /// Bytes that are here.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.ranges.iter().map(|range| range.end - range.start).sum()
-    }
-
     /// Encodes it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut ranges = Vec::new();

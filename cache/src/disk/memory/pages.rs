@@ -1,6 +1,8 @@
 //! Bytes of a file in pages that copies share; what is all zeros takes no room.
 
+use rangemap::RangeSet;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 const PAGE: u64 = 4096;
@@ -14,6 +16,8 @@ pub(super) struct Pages {
     length: u64,
     /// By number; one that is not there is all zeros. Bytes beyond `length` are zeros.
     pages: BTreeMap<u64, Arc<Page>>,
+    /// What was written and not given back, zeros included: what it takes of a disk.
+    taken: RangeSet<u64>,
 }
 
 impl Pages {
@@ -45,8 +49,28 @@ impl Pages {
             }
         }
         if !bytes.is_empty() {
-            self.length = self.length.max(offset + bytes.len() as u64);
+            let end = offset + bytes.len() as u64;
+            self.length = self.length.max(end);
+            self.taken.insert(offset..end);
         }
+    }
+
+    /// Writes zeros, growing the file.
+    pub(super) fn write_zeros(&mut self, range: Range<u64>) {
+        self.resize(self.length.max(range.end));
+        self.clear(range.start, range.end - range.start);
+        self.taken.insert(range);
+    }
+
+    /// Bytes taken of a disk.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// Bytes that writing a range would take more.
+    pub(super) fn missing(&self, range: Range<u64>) -> u64 {
+        let known = self.taken.overlapping(&range).map(|part| part.end.min(range.end) - part.start.max(range.start));
+        (range.end - range.start).saturating_sub(known.sum())
     }
 
     /// Makes a range zeros, up to the end of the file.
@@ -55,6 +79,7 @@ impl Pages {
         if offset >= end {
             return;
         }
+        self.taken.remove(offset..end);
         let touched: Vec<u64> =
             self.pages.range(offset / PAGE..end.div_ceil(PAGE)).map(|(number, _)| *number).collect();
         for number in touched {
