@@ -74,8 +74,11 @@ async fn status_tells_whose_it_is_and_what_is_pending() {
     assert!(status.pending_operations == 2 && status.clean_bytes >= KEPT as u64, "{status:?}");
     assert!(status.cache_bytes > 4 * KEPT as u64, "{status:?}");
     assert!(files(here.path()) == before, "looking changes nothing");
+    // What is queued would go up by itself.
+    bucket.set_unreachable(true);
     let cache = open(here.path(), &bucket, &root, options()).await;
     assert_eq!(cache.status().pending_bytes, status.pending_bytes);
+    bucket.set_unreachable(false);
     let refused = CacheDirectory::open(here.path());
     assert!(matches!(refused, Err(InspectError::Open(OpenError::InUse { .. }))), "a mount uses it");
     drain(&cache).await;
