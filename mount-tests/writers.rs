@@ -77,7 +77,7 @@ pub(crate) fn all(dir: &Path, seed: u64) -> io::Result<Vec<Box<dyn Writer>>> {
 }
 
 /// Bytes of a stream from an offset on; never zero.
-fn bytes(seed: u64, offset: u64, length: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: u64, offset: u64, length: usize) -> Vec<u8> {
     (offset..offset + length as u64).map(|at| (mix(seed ^ mix(at / 8)) >> (at % 8 * 8)) as u8 | 1).collect()
 }
 

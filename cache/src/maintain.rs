@@ -331,8 +331,17 @@ impl Shared {
         let root = self.state.lock().tree.root;
         let page = self.ask(self.bucket.entries(root, None, 1)).await?;
         let feed = Feed { epoch: self.bucket.settings().epoch, sequence: page.sequence };
+        // What the journal brought back is as old as the journal.
+        let known: Vec<InodeId> = {
+            let state = self.state.lock();
+            let clean = |inode: &InodeId| state.tree.node(*inode).is_some_and(|node| !node.is_local());
+            state.tree.nodes().map(|(inode, _)| inode).filter(clean).collect()
+        };
+        for inode in known {
+            self.reload(inode).await?;
+        }
         *self.feed.lock() = Followed { feed: Some(feed), own_is_news: false };
-        self.reload(root).await
+        Ok(())
     }
 
     /// Hears what the feed has to tell next. False if that is nothing, or it was not followed yet.

@@ -246,6 +246,10 @@ impl<'a> Replay<'a> {
                     self.pipeline.committed = cut;
                     self.queued.retain(|queued| *queued > cut);
                     self.tree.note_committed(cut);
+                    if self.queued.is_empty() {
+                        // From here on rows of the network may say otherwise.
+                        self.pipeline.digests.clear();
+                    }
                 }
                 Mutation::Stream { mount, number } => (self.pipeline.mount, self.pipeline.number) = (mount, number),
                 Mutation::Uncut { from, number } => {
@@ -253,6 +257,7 @@ impl<'a> Replay<'a> {
                     // Those of a snapshot; the freezes of others were passed over.
                     self.queued.retain(|queued| *queued < from);
                     self.tree.uncut(from, std::iter::empty());
+                    self.pipeline.digests.clear();
                 }
                 Mutation::Cut { cut, number, hashes } if self.outlook.batches.contains(&cut) => {
                     self.pipeline.number = number;

@@ -5,9 +5,10 @@ mod common;
 use common::*;
 use std::sync::{Arc, Mutex};
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::{Cache, Options, Root};
+use strewn_cache::{Cache, Options, Root, Transaction};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
+use strewn_engine::record::Attributes;
 
 /// Disk and network at one moment.
 type Images = Arc<Mutex<Vec<(MemoryDisk, MemoryBucket)>>>;
@@ -114,4 +115,71 @@ async fn a_crash_while_a_refusal_is_dealt_with_leaves_every_copy_once() {
             cache.close().await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn after_a_crash_attributes_go_up_with_the_content_that_the_file_has_now() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let one = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&one, root.inode, "file", Kind::File).await;
+    write(&one, file, 0, b"first").await;
+    drain(&one).await;
+    let killed = disk.kill();
+    one.close().await.unwrap();
+    let one = open_on(&killed, &bucket, &root, options()).await;
+    assert_eq!(lookup(&one, root.inode, "file").await, Some(file));
+    let two = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    assert_eq!(lookup(&two, root.inode, "file").await, Some(file));
+    let theirs = pattern(100_000, 2);
+    write(&two, file, 0, &theirs).await;
+    drain(&two).await;
+    two.close().await.unwrap();
+    let heard = async {
+        while one.transact(|tx| tx.attributes(file)).await.unwrap().size != 100_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("in time");
+    let mode = |tx: &mut Transaction<'_>| {
+        let attributes = tx.attributes(file)?;
+        tx.set_attributes(file, Attributes { mode: 0o600, ..attributes })
+    };
+    one.transact(mode).await.unwrap();
+    drain(&one).await;
+    one.close().await.unwrap();
+    let found = fresh_picture(&bucket, &root).await;
+    assert!(found["/file"].3 == theirs, "{} bytes", found["/file"].3.len());
+    assert_eq!(found.len(), 1, "{:?}", found.keys());
+}
+
+#[tokio::test]
+async fn after_a_crash_it_is_heard_what_others_changed_before() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let one = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&one, root.inode, "file", Kind::File).await;
+    write(&one, file, 0, b"first").await;
+    drain(&one).await;
+    let killed = disk.kill();
+    one.close().await.unwrap();
+    let two = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    assert_eq!(lookup(&two, root.inode, "file").await, Some(file));
+    let theirs = pattern(100_000, 2);
+    write(&two, file, 0, &theirs).await;
+    drain(&two).await;
+    two.close().await.unwrap();
+
+    let one = open_on(&killed, &bucket, &root, options()).await;
+    let heard = async {
+        loop {
+            assert_eq!(lookup(&one, root.inode, "file").await, Some(file));
+            if one.transact(|tx| tx.attributes(file)).await.unwrap().size == 100_000 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("in time");
+    assert!(read_all(&one, file).await == theirs);
 }
