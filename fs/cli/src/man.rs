@@ -119,7 +119,7 @@ mod tests {
     const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
     /// Sections of strewn-semantics(7) that hold promises: all but these.
-    const OTHER_SECTIONS: [&str; 3] = ["NAME", "DESCRIPTION", "SEE ALSO"];
+    const OTHER_SECTIONS: [&str; 4] = ["NAME", "DESCRIPTION", "BUGS", "SEE ALSO"];
 
     /// What the page promises: each sentence with the test it names, if it does.
     fn promises(page: &str) -> Vec<(String, Option<String>)> {
