@@ -334,8 +334,8 @@ impl Shared {
         // What the journal brought back is as old as the journal.
         let known: Vec<InodeId> = {
             let state = self.state.lock();
-            let clean = |inode: &InodeId| state.tree.node(*inode).is_some_and(|node| !node.is_local());
-            state.tree.nodes().map(|(inode, _)| inode).filter(clean).collect()
+            let clean = state.tree.nodes().filter(|(inode, node)| *inode == root || !node.is_local());
+            clean.map(|(inode, _)| inode).collect()
         };
         for inode in known {
             self.reload(inode).await?;

@@ -264,9 +264,7 @@ mod tests {
 
     #[test]
     fn reads_the_bytes_of_the_first_release() {
-        let bytes: Vec<u8> = (0..OLD.trim().len() / 2)
-            .map(|i| u8::from_str_radix(&OLD[2 * i..2 * i + 2], 16).expect("hexadecimal"))
-            .collect();
+        let bytes = data_encoding::HEXLOWER.decode(OLD.trim().as_bytes()).expect("hexadecimal");
         assert_eq!(decode(&bytes), Ok(sample()));
         let mut again = Vec::new();
         encode(&sample(), &mut again);

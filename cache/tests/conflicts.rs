@@ -8,6 +8,7 @@ use strewn_cache::disk::MemoryDisk;
 use strewn_cache::{Cache, Options, Root, Transaction};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
+use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
 
 /// Disk and network at one moment.
@@ -117,30 +118,51 @@ async fn a_crash_while_a_refusal_is_dealt_with_leaves_every_copy_once() {
     }
 }
 
-#[tokio::test]
-async fn after_a_crash_attributes_go_up_with_the_content_that_the_file_has_now() {
-    let (bucket, root) = bucket(1 << 20);
+/// A mount that made a file, has it on the network, and is killed: its disk and the file.
+async fn killed_mount(bucket: &MemoryBucket, root: &Root) -> (MemoryDisk, InodeId) {
     let disk = MemoryDisk::new();
-    let one = open_on(&disk, &bucket, &root, options()).await;
-    let file = create(&one, root.inode, "file", Kind::File).await;
-    write(&one, file, 0, b"first").await;
-    drain(&one).await;
+    let cache = open_on(&disk, bucket, root, options()).await;
+    let file = create(&cache, root.inode, "file", Kind::File).await;
+    write(&cache, file, 0, b"first").await;
+    drain(&cache).await;
     let killed = disk.kill();
-    one.close().await.unwrap();
-    let one = open_on(&killed, &bucket, &root, options()).await;
-    assert_eq!(lookup(&one, root.inode, "file").await, Some(file));
-    let two = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
-    assert_eq!(lookup(&two, root.inode, "file").await, Some(file));
-    let theirs = pattern(100_000, 2);
-    write(&two, file, 0, &theirs).await;
-    drain(&two).await;
-    two.close().await.unwrap();
+    cache.close().await.unwrap();
+    (killed, file)
+}
+
+/// Another mount writes the file anew. Gives what.
+async fn write_elsewhere(bucket: &MemoryBucket, root: &Root, file: InodeId) -> Vec<u8> {
+    let cache = open_on(&MemoryDisk::new(), bucket, root, options()).await;
+    assert_eq!(lookup(&cache, root.inode, "file").await, Some(file));
+    let bytes = pattern(100_000, 2);
+    write(&cache, file, 0, &bytes).await;
+    drain(&cache).await;
+    cache.close().await.unwrap();
+    bytes
+}
+
+/// Waits until a mount shows the file with this size.
+async fn hear_of(cache: &Cache, root: &Root, file: InodeId, size: usize) {
     let heard = async {
-        while one.transact(|tx| tx.attributes(file)).await.unwrap().size != 100_000 {
+        loop {
+            assert_eq!(lookup(cache, root.inode, "file").await, Some(file));
+            if cache.transact(|tx| tx.attributes(file)).await.unwrap().size == size as u64 {
+                return;
+            }
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, heard).await.expect("in time");
+}
+
+#[tokio::test]
+async fn after_a_crash_attributes_go_up_with_the_content_that_the_file_has_now() {
+    let (bucket, root) = bucket(1 << 20);
+    let (disk, file) = killed_mount(&bucket, &root).await;
+    let one = open_on(&disk, &bucket, &root, options()).await;
+    assert_eq!(lookup(&one, root.inode, "file").await, Some(file));
+    let theirs = write_elsewhere(&bucket, &root, file).await;
+    hear_of(&one, &root, file, theirs.len()).await;
     let mode = |tx: &mut Transaction<'_>| {
         let attributes = tx.attributes(file)?;
         tx.set_attributes(file, Attributes { mode: 0o600, ..attributes })
@@ -156,30 +178,10 @@ async fn after_a_crash_attributes_go_up_with_the_content_that_the_file_has_now()
 #[tokio::test]
 async fn after_a_crash_it_is_heard_what_others_changed_before() {
     let (bucket, root) = bucket(1 << 20);
-    let disk = MemoryDisk::new();
+    let (disk, file) = killed_mount(&bucket, &root).await;
+    let theirs = write_elsewhere(&bucket, &root, file).await;
     let one = open_on(&disk, &bucket, &root, options()).await;
-    let file = create(&one, root.inode, "file", Kind::File).await;
-    write(&one, file, 0, b"first").await;
-    drain(&one).await;
-    let killed = disk.kill();
-    one.close().await.unwrap();
-    let two = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
-    assert_eq!(lookup(&two, root.inode, "file").await, Some(file));
-    let theirs = pattern(100_000, 2);
-    write(&two, file, 0, &theirs).await;
-    drain(&two).await;
-    two.close().await.unwrap();
-
-    let one = open_on(&killed, &bucket, &root, options()).await;
-    let heard = async {
-        loop {
-            assert_eq!(lookup(&one, root.inode, "file").await, Some(file));
-            if one.transact(|tx| tx.attributes(file)).await.unwrap().size == 100_000 {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, heard).await.expect("in time");
+    hear_of(&one, &root, file, theirs.len()).await;
     assert!(read_all(&one, file).await == theirs);
+    one.close().await.unwrap();
 }

@@ -3,13 +3,24 @@
 mod common;
 
 use common::*;
-use strewn_cache::Seek;
 use strewn_cache::disk::MemoryDisk;
+use strewn_cache::{Root, Seek};
 use strewn_engine::bucket::Kind;
+use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::content::WINDOW;
+use strewn_engine::ids::InodeId;
 
 /// Images of a disk after a power cut that are tried.
 const IMAGES: u64 = 24;
+
+/// A file has these bytes after whatever a power cut leaves of a disk.
+async fn survives_a_power_cut(disk: &MemoryDisk, bucket: &MemoryBucket, root: &Root, file: InodeId, bytes: &[u8]) {
+    for seed in 0..IMAGES {
+        let cache = open_in(&disk.crash(seed), 2, bucket, root, options()).await;
+        assert!(read_all(&cache, file).await == bytes, "image {seed}");
+        cache.close().await.unwrap();
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_synced_survives_a_power_cut() {
@@ -134,11 +145,7 @@ async fn a_sync_waits_for_the_sync_of_the_same_file_that_is_under_way() {
     assert!(waits, "acknowledged while the bytes are not on the disk");
     second.await.unwrap();
     first.await.unwrap().unwrap();
-    for seed in 0..IMAGES {
-        let cache = open_in(&disk.crash(seed), 2, &bucket, &root, options()).await;
-        assert!(read_all(&cache, file).await == bytes, "image {seed}");
-        cache.close().await.unwrap();
-    }
+    survives_a_power_cut(&disk, &bucket, &root, file, &bytes).await;
     cache.close().await.unwrap();
 }
 
@@ -154,11 +161,7 @@ async fn what_a_killed_process_wrote_and_the_next_one_synced_survives_a_power_cu
     cache.close().await.unwrap();
     let cache = open_on(&left, &bucket, &root, options()).await;
     cache.sync(file, false).await.unwrap();
-    for seed in 0..IMAGES {
-        let cache = open_in(&left.crash(seed), 2, &bucket, &root, options()).await;
-        assert!(read_all(&cache, file).await == bytes, "image {seed}");
-        cache.close().await.unwrap();
-    }
+    survives_a_power_cut(&left, &bucket, &root, file, &bytes).await;
     cache.close().await.unwrap();
 }
 

@@ -273,13 +273,15 @@ async fn without_an_index_nothing_of_it_stays() {
     assert!(!here.path().join("index").exists());
 }
 
-/// Waits until housekeeping has brought something about.
-async fn eventually(mut holds: impl FnMut() -> bool) {
-    let patience = std::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(std::time::Instant::now() < patience, "in time");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+/// Keeps house until that has brought something about.
+async fn keep_house_until(cache: &Cache, mut holds: impl FnMut() -> bool) {
+    let reached = async {
+        while !holds() {
+            cache.keep_house().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect("in time");
 }
 
 /// Files of a mebibyte that nobody looks at.
@@ -309,7 +311,7 @@ async fn files_that_nobody_looks_at_count_and_go_first() {
     let cache = open_boot(here.path(), 1, &bucket, &root, options).await;
     let used = lookup(&cache, root.inode, "f3").await.unwrap();
     assert!(fetched_for(&cache, root.inode, "extra", &pattern(6 << 20, 50)).await > 0);
-    eventually(|| data_files(here.path()).len() <= FILES && cache.status().cache_bytes <= budget).await;
+    keep_house_until(&cache, || data_files(here.path()).len() <= FILES && cache.status().cache_bytes <= budget).await;
     bucket.set_unreachable(true);
     assert!(read_all(&cache, used).await == pattern(1 << 20, 3), "what was looked at stays");
     bucket.set_unreachable(false);
@@ -331,7 +333,7 @@ async fn files_forgotten_by_memory_leave_their_bytes_here() {
             create(&cache, root.inode, &format!("{round}.{index}"), Kind::File).await;
         }
         drain(&cache).await;
-        eventually(|| cache.status().known_inodes <= 3).await;
+        keep_house_until(&cache, || cache.status().known_inodes <= 3).await;
     };
     create_with(&cache, root.inode, "f", &bytes).await;
     forget(1).await;
@@ -478,11 +480,12 @@ async fn what_changed_elsewhere_is_shown_once_the_network_is_back() {
     let cache = open_boot(here.path(), 1, &bucket, &root, options()).await;
     assert!(picture(&cache).await == before, "as it was, while nobody can tell");
     bucket.set_unreachable(false);
-    let patience = std::time::Instant::now() + PATIENCE;
-    while picture(&cache).await != now {
-        assert!(std::time::Instant::now() < patience, "in time");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let heard = async {
+        while picture(&cache).await != now {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("in time");
     cache.close().await.unwrap();
 }
 
@@ -563,7 +566,7 @@ async fn small_files_that_memory_forgets_come_back_from_the_index() {
         create(&cache, root.inode, &format!("{index}"), Kind::File).await;
     }
     drain(&cache).await;
-    eventually(|| cache.status().known_inodes <= 3).await;
+    keep_house_until(&cache, || cache.status().known_inodes <= 3).await;
     assert_eq!(fetched_for(&cache, root.inode, "f", b"a few bytes").await, 0);
     cache.close().await.unwrap();
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use strewn_engine::bucket;
 use strewn_engine::ids::InodeId;
 
 /// Copies without names. Dropped, they are given up.
@@ -60,6 +61,8 @@ impl<'a> Copies<'a> {
         let shared = self.shared;
         match shared.read(inode, part.start, (part.end - part.start) as usize).await {
             Ok(bytes) => drop(shared.write(copy, Position::At(part.start), &bytes, |_| {}).await?),
+            // Not gone, only out of reach: the copy is made anew later.
+            Err(error @ Error::Network(bucket::Error::Unreachable(_))) => return Err(error),
             // What was never changed here went with their change; what was changed here is here.
             Err(error) => {
                 tracing::warn!("a stretch of a conflict copy is gone from the network: {error}");

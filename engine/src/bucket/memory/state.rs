@@ -76,30 +76,12 @@ impl Stored {
 impl State {
     pub(super) fn new(root: InodeRow) -> Self {
         let id = root.inode.inode;
-        Self {
-            root: id,
-            inodes: HashMap::from([(id, Stored::new(root))]),
-            entries: HashMap::new(),
-            names: HashMap::new(),
-            runs: HashMap::new(),
-            segments: HashMap::new(),
-            streams: HashMap::new(),
-            feed: VecDeque::new(),
-            sequence: 0,
-            bytes: 0,
-            quota: None,
-            waiting: Vec::new(),
-            interrupted: 0,
-            calls: Calls::default(),
-            unreachable: false,
-            failing: None,
-            lost_replies: 0,
-        }
+        Self { inodes: HashMap::from([(id, Stored::new(root))]), ..Self::empty(id) }
     }
 
+    /// The same rows, with nobody waiting and nothing failing.
     pub(super) fn fork(&self) -> Self {
         Self {
-            root: self.root,
             inodes: self.inodes.clone(),
             entries: self.entries.clone(),
             names: self.names.clone(),
@@ -110,6 +92,23 @@ impl State {
             sequence: self.sequence,
             bytes: self.bytes,
             quota: self.quota,
+            ..Self::empty(self.root)
+        }
+    }
+
+    fn empty(root: InodeId) -> Self {
+        Self {
+            root,
+            inodes: HashMap::new(),
+            entries: HashMap::new(),
+            names: HashMap::new(),
+            runs: HashMap::new(),
+            segments: HashMap::new(),
+            streams: HashMap::new(),
+            feed: VecDeque::new(),
+            sequence: 0,
+            bytes: 0,
+            quota: None,
             waiting: Vec::new(),
             interrupted: 0,
             calls: Calls::default(),
