@@ -104,6 +104,30 @@ fn what_is_here_goes_on_while_the_network_is_away() {
 }
 
 #[test]
+fn the_status_tells_who_was_reached() {
+    let drive = Drive::network();
+    drive.mount_drive(&["-o", DEADLINE]);
+    let before = drive.status();
+    assert!(before["satellite_reachable"] == true && before["nodes_known"] == 0, "{before}");
+    sh(drive.path(), "head -c 3000000 /dev/urandom > a");
+    drive.sync();
+    let stored = drive.status();
+    assert!(stored["nodes_known"] == 10 && stored["nodes_unreachable"] == 0, "{stored}");
+    assert!(stored["nodes_reachable"].as_u64() >= Some(8), "{stored}");
+    drive.node(3, &["stop"]);
+    sh(drive.path(), "head -c 3000000 /dev/urandom > b");
+    drive.sync();
+    wait_until("it was noticed", || drive.status()["nodes_unreachable"] == 1);
+    let shown = run(drive.strewn(["status"]).arg(drive.path()));
+    assert!(shown.contains("satellite  reachable") && shown.contains("of 10 reachable, 1 UNREACHABLE"), "{shown}");
+    drive.kill_network();
+    wait_until("the satellite is away", || drive.status()["satellite_reachable"] == false);
+    assert!(run(drive.strewn(["status"]).arg(drive.path())).contains("satellite  UNREACHABLE"));
+    drive.start();
+    wait_until("it is back", || drive.status()["satellite_reachable"] == true);
+}
+
+#[test]
 fn a_place_that_was_never_mounted_needs_the_network() {
     let drive = Drive::network();
     drive.kill_network();

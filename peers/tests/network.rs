@@ -53,6 +53,9 @@ async fn a_file_survives_the_loss_of_all_but_k_nodes() {
     do_to(&network, [3], NodeAction::Stop).await;
     let error = other.read(&file, 0..LENGTH as u64).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+    let seen = other.uplink.health();
+    assert!(seen.satellite_reachable && seen.nodes_known == 10, "{seen:?}");
+    assert!(seen.nodes_unreachable >= 7 && seen.nodes_reachable <= 3, "{seen:?}");
 
     do_to(&network, [0], NodeAction::Start).await;
     let again = Drive::open(&grant, "drive").await;

@@ -102,6 +102,22 @@ impl Reply {
     }
 }
 
+/// How a mount is: its cache, and what it saw of the network. Flat in JSON.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)] // a command may ask a mount of another version
+pub(crate) struct MountStatus {
+    #[serde(flatten)]
+    pub(crate) cache: strewn_cache::Status,
+    /// The satellite answered the last request.
+    pub(crate) satellite_reachable: bool,
+    /// Storage nodes whose addresses the mount has.
+    pub(crate) nodes_known: u64,
+    /// How many of them answered the last time that the mount asked them for something.
+    pub(crate) nodes_reachable: u64,
+    /// How many did not. The rest was never asked.
+    pub(crate) nodes_unreachable: u64,
+}
+
 /// What waits for the network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -68,7 +68,10 @@ mount that was removed; \fBerror\fR: why it failed, or null.
 of every drive \fBmountpoint\fR, \fBsource\fR, \fBpid\fR, \fBsocket\fR, \fBcache\fR (its directory);
 \fBpending_files\fR, \fBpending_bytes\fR, \fBpending_operations\fR, \fBqueued_cuts\fR (commits on their way),
 \fBsending_bytes\fR, \fBoldest_seconds\fR; \fBuploaded_bytes\fR, \fBfetched_bytes\fR, \fBupload_rate\fR (bytes a second);
-\fBfailed_files\fR, \fBlast_error\fR (empty if none), \fBreachable\fR; \fBconflicts\fR, \fBunauthentic\fR;
+\fBfailed_files\fR, \fBlast_error\fR (empty if none), \fBreachable\fR (the last request of
+the cache was answered); \fBsatellite_reachable\fR (so was the last one to the satellite); \fBnodes_known\fR,
+\fBnodes_reachable\fR, \fBnodes_unreachable\fR (storage nodes whose addresses the mount was given, how many of them
+answered the last time that it asked them for something, and how many did not); \fBconflicts\fR, \fBunauthentic\fR;
 \fBcache_bytes\fR, \fBcache_budget\fR, \fBknown_inodes\fR, \fBread_only\fR.
 .TP
 \fBstrewn cache status\fR

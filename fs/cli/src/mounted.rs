@@ -47,12 +47,13 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
     let mut signals = Signals::new()?;
     let options = cache_options(&plan, &opened)?;
     let read_only = options.read_only;
+    let uplink = opened.uplink;
     let cache = Cache::open(&mount.cache, opened.service, opened.root, options)
         .await
         .context(format_args!("opening the cache in {}", mount.cache.display()))?;
     let mut live = Live::start(&cache, &mount, &kernel_options(&plan, &mount, read_only), &plan)?;
     let (requests, mut wanted) = mpsc::channel(MAX_UNMOUNT_REQUESTS);
-    let server = server::start(&mount.socket, cache.clone(), requests)?;
+    let server = server::start(&mount.socket, cache.clone(), uplink, requests)?;
     let registration = register::enter(&mount)?;
     if let Some(path) = &plan.pidfile {
         std::fs::write(path, format!("{}\n", std::process::id()))

@@ -15,6 +15,8 @@ use strewn_peers::uplink::{OpenBucket, Place, Uplink, UplinkError};
 
 /// A place that a grant opens.
 pub(crate) struct Opened {
+    /// The connection that `service` goes over.
+    pub(crate) uplink: Uplink,
     pub(crate) service: Arc<dyn BucketService>,
     pub(crate) bucket: BucketId,
     pub(crate) root: Root,
@@ -41,14 +43,14 @@ pub(crate) async fn open_or_recall(grant: &AccessGrant, place: &Remote) -> Outco
             Ok(Err(UplinkError::Bucket(Error::Unreachable(_)))) | Err(_) => {
                 tracing::warn!("the satellite does not answer: {place} is opened as it was the last time");
                 let bucket = uplink.reopen(known).map_err(|error| explain(&place.bucket, &error))?;
-                let (opened, _) = enter(grant, bucket, place, Some(&known.entries)).await?;
+                let (opened, _) = enter(grant, uplink, bucket, place, Some(&known.entries)).await?;
                 return directory(opened, place);
             }
             Ok(asked) => asked,
         },
     };
     let bucket = asked.map_err(|error| explain(&place.bucket, &error))?;
-    let (opened, entries) = enter(grant, bucket.clone(), place, None).await?;
+    let (opened, entries) = enter(grant, uplink, bucket.clone(), place, None).await?;
     memory.keep(&Place::new(&bucket, entries));
     directory(opened, place)
 }
@@ -64,13 +66,14 @@ fn directory(opened: Opened, place: &Remote) -> Outcome<Opened> {
 pub(crate) async fn open_any(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
     let uplink = connect(grant).await?;
     let bucket = open_bucket(&uplink, &place.bucket).await?;
-    Ok(enter(grant, bucket, place, None).await?.0)
+    Ok(enter(grant, uplink, bucket, place, None).await?.0)
 }
 
 /// Follows a path from where the grant begins: the bucket's root, or the shared directory. Gives the entries on the way, which
 /// are asked for unless they are `known`.
 async fn enter(
     grant: &AccessGrant,
+    uplink: Uplink,
     bucket: OpenBucket,
     place: &Remote,
     known: Option<&[Entry]>,
@@ -97,7 +100,7 @@ async fn enter(
         entries.push(entry);
     }
     let bucket = service.settings().bucket;
-    Ok((Opened { service, bucket, root, kind, read_only: is_read_only(grant) }, entries))
+    Ok((Opened { uplink, service, bucket, root, kind, read_only: is_read_only(grant) }, entries))
 }
 
 /// Connects under a grant. Nothing is asked of the network yet.

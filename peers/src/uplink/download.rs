@@ -11,6 +11,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use strewn_engine::bucket::Error;
 use strewn_engine::erasure::{DecodeError, Decoder, StripeGroup};
@@ -245,6 +246,7 @@ impl Driver {
             get,
             shares,
             events: self.events.0.clone(),
+            answered: AtomicBool::new(false),
         };
         tokio::spawn(task.run(cancel));
     }
@@ -258,6 +260,8 @@ struct GetTask {
     get: GetId,
     shares: Range<u32>,
     events: mpsc::Sender<Event>,
+    /// A share has come.
+    answered: AtomicBool,
 }
 
 impl GetTask {
@@ -267,11 +271,24 @@ impl GetTask {
             sleep(DRAIN_GRACE).await;
         };
         let result = tokio::select! {
-            result = self.fetch() => result,
-            () = patience => Err(PieceError::Cancelled),
+            result = self.fetch() => {
+                self.observe(!matches!(result, Err(PieceError::Lost(_))));
+                result
+            }
+            () = patience => {
+                // One that has sent something is only slow.
+                self.observe(self.answered.load(Ordering::Relaxed));
+                Err(PieceError::Cancelled)
+            }
         };
         // The download may have ended meanwhile.
         let _ = self.events.send(Event::Ended(self.get, result)).await;
+    }
+
+    fn observe(&self, answered: bool) {
+        if let Some(source) = self.reader.sources.get(self.position) {
+            self.shared.observer.node(source.limit.node.node, answered);
+        }
     }
 
     async fn fetch(&self) -> Result<(), PieceError> {
@@ -317,6 +334,7 @@ struct Prover<'a> {
 
 impl ShareSink for Prover<'_> {
     async fn arrived(&mut self, share: SentShare) -> Result<(), PieceError> {
+        self.task.answered.store(true, Ordering::Relaxed);
         let proven = verify(&self.source.root, self.shape, share.number, share.bytes, &share.proof);
         // When the download has ended the rest is only read so that the stream can be kept.
         let _ = self.task.events.send(Event::Share(self.task.get, proven)).await;

@@ -103,7 +103,10 @@ impl Locator {
             let uplink = key.verifying_key().to_bytes();
             let request = Request::BeginDownload { bucket: self.bucket, inode, run, segment, uplink };
             match self.shared.satellite.ask(&request).await? {
-                Reply::Download(download) => Ok(Arc::new(SegmentReader::new(download, key)?)),
+                Reply::Download(download) => {
+                    self.shared.observer.learn(download.pieces.iter().map(|(piece, _)| piece.node.node));
+                    Ok(Arc::new(SegmentReader::new(download, key)?))
+                }
                 _ => Err(unexpected()),
             }
         };

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod download;
+mod health;
 mod locate;
 mod piece;
 mod place;
@@ -14,12 +15,14 @@ mod streams;
 mod upload;
 
 pub use bucket::NetworkBucket;
+pub use health::Health;
 pub use place::{InvalidPlace, MAX_PLACE, Place};
 
 use crate::identity::Identity;
 use crate::transport::{ChannelDialer, Host, HostOptions, PeerAddress, Pieces, TransportError};
 use bytes::Bytes;
 use download::DownloadSlots;
+use health::Observer;
 use parking_lot::Mutex;
 use satellite::SatelliteClient;
 use std::sync::Arc;
@@ -107,6 +110,7 @@ struct Shared {
     satellite: SatelliteClient,
     satellite_id: SatelliteId,
     nodes: Arc<NodeStreams>,
+    observer: Arc<Observer>,
     uploads: UploadSlots,
     downloads: DownloadSlots,
     /// How fast nodes answered lately.
@@ -120,17 +124,25 @@ impl Uplink {
         let identity = Identity::fresh();
         let options = HostOptions { max_connections: MAX_CONNECTIONS, ..HostOptions::default() };
         let (host, _) = Host::start(&identity, options).await?;
-        let satellite = SatelliteClient::new(host.clone(), address, grant.api_key.serialize().into());
+        let observer = Arc::new(Observer::new());
+        let api_key = grant.api_key.serialize().into();
+        let satellite = SatelliteClient::new(host.clone(), address, api_key, observer.clone());
         let pieces = Pieces::new(ChannelDialer::new(&identity)?, host.clone());
         let shared = Shared {
             satellite_id: satellite.id()?,
             satellite,
             nodes: Arc::new(NodeStreams::new(Arc::new(pieces))),
+            observer,
             uploads: UploadSlots::new(),
             downloads: DownloadSlots::new(),
             latencies: Mutex::default(),
         };
         Ok(Self { grant: Arc::new(grant.clone()), shared: Arc::new(shared), host })
+    }
+
+    /// Whether satellite and nodes answered lately. Asks nobody.
+    pub fn health(&self) -> Health {
+        self.shared.observer.health()
     }
 
     /// Closes all connections. Transfers under way fail with [`Error::Unreachable`].

@@ -5,10 +5,12 @@
 //! satellite is away. The others go over a stream of their own, so that a kept stream that died unnoticed
 //! never leaves it open whether they were carried out.
 
+use super::health::Observer;
 use crate::transport::{BoxStream, Host, PeerAddress, Protocol, TransportError};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use strewn_engine::bucket::Error;
 use strewn_engine::ids::SatelliteId;
@@ -51,6 +53,7 @@ pub(super) struct SatelliteClient {
     idle: Mutex<Vec<BoxStream>>,
     slots: Semaphore,
     patience: Patience,
+    observer: Arc<Observer>,
 }
 
 /// Why one try failed.
@@ -67,9 +70,9 @@ enum Failure {
 
 impl SatelliteClient {
     /// Connects when first asked something.
-    pub(super) fn new(host: Host, address: PeerAddress, api_key: Bytes) -> Self {
+    pub(super) fn new(host: Host, address: PeerAddress, api_key: Bytes, observer: Arc<Observer>) -> Self {
         let (idle, slots) = (Mutex::new(Vec::new()), Semaphore::new(MAX_REQUESTS));
-        Self { host, address, api_key, idle, slots, patience: Patience::DEFAULT }
+        Self { host, address, api_key, idle, slots, patience: Patience::DEFAULT, observer }
     }
 
     /// The satellite's identity, as its address names it.
@@ -92,7 +95,7 @@ impl SatelliteClient {
             let was_kept = kept.is_some();
             let tried = timeout_at(deadline, self.attempt(kept.take(), &message, attempt)).await;
             let failure = match tried.unwrap_or(Err(Failure::Silent)) {
-                Ok(reply) => return accepted(reply),
+                Ok(reply) => return self.accepted(reply),
                 Err(failure) => failure,
             };
             tracing::debug!(reason = %failure.reason(), "satellite request failed");
@@ -107,7 +110,7 @@ impl SatelliteClient {
                 Some(pause) if failure.may_pass() && !polls && Instant::now() + pause < deadline => {
                     tokio::time::sleep(pause).await;
                 }
-                _ => return Err(failure.into()),
+                _ => return Err(self.failed(failure)),
             }
         }
     }
@@ -121,14 +124,27 @@ impl SatelliteClient {
         let mut pauses = pauses();
         loop {
             match self.attempt(None, &message, self.patience.attempt + more).await {
-                Ok(reply) => return accepted(reply),
+                Ok(reply) => return self.accepted(reply),
                 Err(failure @ Failure::Connect(_)) if failure.may_pass() => match pauses.next() {
                     Some(pause) if Instant::now() + pause < deadline => tokio::time::sleep(pause).await,
-                    _ => return Err(failure.into()),
+                    _ => return Err(self.failed(failure)),
                 },
-                Err(failure) => return Err(failure.into()),
+                Err(failure) => return Err(self.failed(failure)),
             }
         }
+    }
+
+    fn accepted(&self, reply: Reply) -> Result<Reply, Error> {
+        self.observer.satellite(true);
+        match reply {
+            Reply::Failed(error) => Err(error),
+            reply => Ok(reply),
+        }
+    }
+
+    fn failed(&self, failure: Failure) -> Error {
+        self.observer.satellite(false);
+        failure.into()
     }
 
     async fn attempt(&self, kept: Option<BoxStream>, message: &[u8], limit: Duration) -> Result<Reply, Failure> {
@@ -189,13 +205,6 @@ impl From<Failure> for Error {
     }
 }
 
-fn accepted(reply: Reply) -> Result<Reply, Error> {
-    match reply {
-        Reply::Failed(error) => Err(error),
-        reply => Ok(reply),
-    }
-}
-
 fn encode(request: &Request) -> Result<Vec<u8>, Error> {
     let limit = if matches!(request, Request::Commit { .. }) { MAX_COMMIT_FRAME } else { MAX_REQUEST };
     let mut message = Vec::new();
@@ -228,7 +237,6 @@ mod tests {
     use super::*;
     use crate::identity::Identity;
     use crate::transport::HostOptions;
-    use std::sync::Arc;
     use strewn_engine::bucket::Changes;
     use strewn_engine::ids::BucketId;
     use tokio::sync::{Notify, mpsc};
@@ -284,7 +292,7 @@ mod tests {
         });
         let address = PeerAddress { peer: host.peer_id(), addresses: host.addresses() };
         let (uplink, _) = Host::start(&Identity::fresh(), HostOptions::default()).await.unwrap();
-        (host, SatelliteClient::new(uplink, address, Bytes::from_static(b"key")), questions)
+        (host, SatelliteClient::new(uplink, address, Bytes::from_static(b"key"), Arc::new(Observer::new())), questions)
     }
 
     fn remove() -> Request {

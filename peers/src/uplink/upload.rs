@@ -4,6 +4,7 @@
 //! in memory is what the machine holds (see there) and at most one window's part per piece, and uploads wait for each other
 //! so that all together stay below [`UPLOAD_MEMORY`].
 
+use super::health::Observer;
 use super::piece::{self, PieceError, PieceSource};
 use super::streams::{NodeStream, NodeStreams};
 use super::{Shared, random, unexpected};
@@ -192,6 +193,7 @@ impl Driver {
 
     /// Remembers limits; gives the machine's names for them.
     fn register(&mut self, pieces: Vec<PieceLimit>) -> Vec<(u16, NodeRef)> {
+        self.shared.observer.learn(pieces.iter().map(|piece| piece.node.node));
         let room = u32::MAX as usize - self.limits.len();
         let first = self.limits.len() as u32;
         let named =
@@ -274,6 +276,7 @@ impl Driver {
         };
         let task = PutTask {
             nodes: self.shared.nodes.clone(),
+            observer: self.shared.observer.clone(),
             limit,
             key: self.key.clone(),
             length: self.geometry.piece_length(),
@@ -340,6 +343,7 @@ impl Driver {
 /// One attempt to store one piece.
 struct PutTask {
     nodes: Arc<NodeStreams>,
+    observer: Arc<Observer>,
     limit: PieceLimit,
     key: SigningKey,
     length: u64,
@@ -355,7 +359,10 @@ impl PutTask {
         };
         let result = tokio::select! {
             result = self.put(&cancel) => result,
-            () = patience => Err(PieceError::Cancelled),
+            () = patience => {
+                self.observer.node(self.limit.node.node, false);
+                Err(PieceError::Cancelled)
+            }
         };
         let event = match result {
             Ok((receipt, root)) => Event::Stored(put, receipt, root),
@@ -368,9 +375,14 @@ impl PutTask {
     async fn put(&mut self, cancel: &CancellationToken) -> Result<(Signed<Receipt>, Root), PieceError> {
         let opened = cancel.run_until_cancelled(self.nodes.take(&self.limit.node)).await;
         let opened = opened.ok_or(PieceError::Cancelled)?;
-        let mut stream: NodeStream = opened.map_err(|error| PieceError::Lost(io::Error::other(error)))?;
+        let node = self.limit.node.node;
+        let mut stream: NodeStream = opened.map_err(|error| {
+            self.observer.node(node, false);
+            PieceError::Lost(io::Error::other(error))
+        })?;
         let limit = &self.limit.limit;
         let result = piece::put(&mut stream, limit, &self.key, self.length, &mut self.feed).await;
+        self.observer.node(node, !matches!(result, Err(PieceError::Lost(_))));
         if matches!(result, Ok(_) | Err(PieceError::Cancelled)) {
             self.nodes.keep(stream);
         }

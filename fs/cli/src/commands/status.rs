@@ -1,6 +1,6 @@
 //! `strewn status`.
 
-use crate::control::{self, Reply, Request};
+use crate::control::{self, MountStatus, Reply, Request};
 use crate::error::{Context, Failure, Outcome};
 use crate::output;
 use crate::register::{self, Mount};
@@ -23,7 +23,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     mount: &'a Mount,
     #[serde(flatten)]
-    status: &'a strewn_cache::Status,
+    status: &'a MountStatus,
 }
 
 impl Status {
@@ -43,14 +43,15 @@ impl Status {
     }
 }
 
-fn ask(mount: &Mount) -> Outcome<strewn_cache::Status> {
+fn ask(mount: &Mount) -> Outcome<MountStatus> {
     match control::ask(&mount.socket, &Request::Status, |_| {})? {
         Reply::Status { status } => serde_json::from_value(status).context("reading the status"),
         reply => Err(reply.done().0.err().unwrap_or_else(|| Failure::new("the mount told nothing"))),
     }
 }
 
-fn print(mount: &Mount, status: &strewn_cache::Status) -> Outcome {
+fn print(mount: &Mount, shown: &MountStatus) -> Outcome {
+    let status = &shown.cache;
     output::line(format_args!("{} on {} (process {})", mount.source, mount.mountpoint.display(), mount.pid))?;
     let pending = if status.pending_operations == 0 && status.pending_bytes == 0 {
         "nothing: the network has everything".to_owned()
@@ -67,6 +68,9 @@ fn print(mount: &Mount, status: &strewn_cache::Status) -> Outcome {
     output::line(format_args!("  pending    {pending}"))?;
     let network = if status.reachable { "reachable" } else { "UNREACHABLE: changes wait in the cache" };
     output::line(format_args!("  network    {network}"))?;
+    let satellite = if shown.satellite_reachable { "reachable" } else { "UNREACHABLE" };
+    output::line(format_args!("  satellite  {satellite}"))?;
+    output::line(format_args!("  nodes      {}", nodes(shown)))?;
     let used = format!("{} of {}", output::bytes(status.cache_bytes), output::bytes(status.cache_budget));
     output::line(format_args!("  cache      {used} in {}", mount.cache.display()))?;
     if status.read_only {
@@ -82,4 +86,40 @@ fn print(mount: &Mount, status: &strewn_cache::Status) -> Outcome {
         output::line(format_args!("  error      {}", status.last_error))?;
     }
     Ok(())
+}
+
+/// `9 of 10 reachable, 1 UNREACHABLE`.
+fn nodes(status: &MountStatus) -> String {
+    let MountStatus { nodes_known: known, nodes_reachable: reachable, nodes_unreachable: unreachable, .. } = *status;
+    let mut text = match known {
+        0 => return "none known yet: nothing was stored or fetched".to_owned(),
+        _ => format!("{reachable} of {known} reachable"),
+    };
+    if unreachable > 0 {
+        text.push_str(&format!(", {unreachable} UNREACHABLE"));
+    }
+    match known - reachable.saturating_add(unreachable).min(known) {
+        0 => {}
+        unasked => text.push_str(&format!(", {unasked} not asked yet")),
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_told_in_words() {
+        let status = |nodes_known, nodes_reachable, nodes_unreachable| MountStatus {
+            nodes_known,
+            nodes_reachable,
+            nodes_unreachable,
+            ..MountStatus::default()
+        };
+        assert_eq!(nodes(&status(0, 0, 0)), "none known yet: nothing was stored or fetched");
+        assert_eq!(nodes(&status(10, 10, 0)), "10 of 10 reachable");
+        assert_eq!(nodes(&status(10, 7, 2)), "7 of 10 reachable, 2 UNREACHABLE, 1 not asked yet");
+        assert_eq!(nodes(&status(1, u64::MAX, 1)), format!("{} of 1 reachable, 1 UNREACHABLE", u64::MAX));
+    }
 }

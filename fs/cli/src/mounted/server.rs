@@ -1,11 +1,12 @@
 //! The mount's end of the control socket.
 
 use super::{UnmountRequest, pending, pending_failure};
-use crate::control::{MAX_LINE, Reply, Request};
+use crate::control::{MAX_LINE, MountStatus, Reply, Request};
 use crate::error::{Context, Failure, Outcome};
 use std::path::Path;
 use std::time::Duration;
 use strewn_cache::Cache;
+use strewn_peers::uplink::Uplink;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,6 +25,13 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// Progress reports that may wait for a slow client; older ones are superseded.
 const PROGRESS_QUEUE: usize = 1;
 
+/// What clients ask about.
+#[derive(Clone)]
+struct Served {
+    cache: Cache,
+    uplink: Uplink,
+}
+
 /// The running server.
 pub(super) struct Server {
     task: tokio::task::JoinHandle<()>,
@@ -41,7 +49,12 @@ impl Server {
 }
 
 /// Listens on `path`, replacing the socket of a mount that is gone (the cache's lock is held, so no other is alive).
-pub(super) fn start(path: &Path, cache: Cache, unmount: mpsc::Sender<UnmountRequest>) -> Outcome<Server> {
+pub(super) fn start(
+    path: &Path,
+    cache: Cache,
+    uplink: Uplink,
+    unmount: mpsc::Sender<UnmountRequest>,
+) -> Outcome<Server> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).context(format_args!("removing {}", path.display()));
@@ -50,13 +63,13 @@ pub(super) fn start(path: &Path, cache: Cache, unmount: mpsc::Sender<UnmountRequ
     }
     let listener = UnixListener::bind(path).context(format_args!("listening on {}", path.display()))?;
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(accept(listener, cache, unmount, stopped));
+    let task = tokio::spawn(accept(listener, Served { cache, uplink }, unmount, stopped));
     Ok(Server { task, stop })
 }
 
 async fn accept(
     listener: UnixListener,
-    cache: Cache,
+    served: Served,
     unmount: mpsc::Sender<UnmountRequest>,
     mut stopped: oneshot::Receiver<()>,
 ) {
@@ -67,7 +80,7 @@ async fn accept(
             _ = &mut stopped => break,
             Some(_) = clients.join_next(), if !clients.is_empty() => {}
             accepted = listener.accept(), if !full => match accepted {
-                Ok((stream, _)) => drop(clients.spawn(client(stream, cache.clone(), unmount.clone()))),
+                Ok((stream, _)) => drop(clients.spawn(client(stream, served.clone(), unmount.clone()))),
                 Err(error) => tracing::warn!("control socket: {error}"),
             },
         }
@@ -77,7 +90,8 @@ async fn accept(
     while clients.join_next().await.is_some() {}
 }
 
-async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountRequest>) {
+async fn client(stream: UnixStream, served: Served, unmount: mpsc::Sender<UnmountRequest>) {
+    let cache = &served.cache;
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(read.take(MAX_LINE));
@@ -87,14 +101,14 @@ async fn client(stream: UnixStream, cache: Cache, unmount: mpsc::Sender<UnmountR
     };
     let read = reader.into_inner().into_inner();
     let reply = match request {
-        Ok(Request::Status) => Some(status(&cache)),
+        Ok(Request::Status) => Some(status(&served)),
         Ok(Request::Sync { timeout_ms }) => {
-            let work = sync(&cache, &mut write, patience(timeout_ms));
+            let work = sync(cache, &mut write, patience(timeout_ms));
             unless_gone(read, work).await
         }
         Ok(Request::Unmount { wait, lazy, timeout_ms }) => {
             let wish = (wait, lazy, patience(timeout_ms));
-            let work = self::unmount(&cache, &mut write, unmount, wish);
+            let work = self::unmount(cache, &mut write, unmount, wish);
             unless_gone(read, work).await
         }
         Err(error) => Some(Reply::failed(&Failure::new(format!("not a request: {error}")))),
@@ -119,8 +133,16 @@ fn patience(timeout_ms: Option<u64>) -> Option<Duration> {
     timeout_ms.map(Duration::from_millis)
 }
 
-fn status(cache: &Cache) -> Reply {
-    match serde_json::to_value(cache.status()) {
+fn status(served: &Served) -> Reply {
+    let health = served.uplink.health();
+    let status = MountStatus {
+        cache: served.cache.status(),
+        satellite_reachable: health.satellite_reachable,
+        nodes_known: health.nodes_known,
+        nodes_reachable: health.nodes_reachable,
+        nodes_unreachable: health.nodes_unreachable,
+    };
+    match serde_json::to_value(status) {
         Ok(status) => Reply::Status { status },
         Err(error) => Reply::failed(&Failure::new(error.to_string())),
     }
