@@ -15,6 +15,7 @@ mod errors;
 mod full;
 mod harness;
 mod packaging;
+mod permissions;
 mod power;
 mod promises;
 mod secrecy;

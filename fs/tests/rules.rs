@@ -110,7 +110,7 @@ async fn special_files_keep_their_kind_and_device() {
 #[tokio::test]
 async fn set_group_id_directories_pass_on_their_group() {
     let f = Fixture::new().await;
-    let shared = f.volume.mkdir(Caller { uid: 0, gid: 7 }, ROOT_INODE, b"d", 0o2775).await.unwrap().stat.inode;
+    let shared = f.volume.mkdir(Caller { gid: 7, ..ROOT }, ROOT_INODE, b"d", 0o2775).await.unwrap().stat.inode;
     let (made, _) = f.volume.create(USER, shared, b"f", 0o644, MAKE).await.unwrap();
     assert_eq!((made.stat.attributes.gid, made.stat.attributes.mode), (7, 0o644));
     let made = f.volume.mkdir(USER, shared, b"d", 0o755).await.unwrap();
@@ -250,7 +250,7 @@ async fn chown_and_writing_without_privilege_strip_privileges() {
     let arm = async || {
         let mode = SetAttributes { mode: Some(0o6755), ..SetAttributes::default() };
         let _ = v.setattr(ROOT, a, mode).await.unwrap();
-        v.setxattr(a, b"security.capability", b"cap", SetXattr::Any).await.unwrap();
+        v.setxattr(ROOT, a, b"security.capability", b"cap", SetXattr::Any).await.unwrap();
         assert_eq!(stat(v, a).await.attributes.mode, 0o6755);
     };
     let left = async || {
@@ -410,30 +410,108 @@ async fn extended_attributes_keep_their_rules() {
     let f = Fixture::new().await;
     let v = &f.volume;
     let a = file(v, ROOT_INODE, b"a").await;
-    v.setxattr(a, b"user.x", b"1", SetXattr::Create).await.unwrap();
-    assert_eq!(errno(v.setxattr(a, b"user.x", b"1", SetXattr::Create).await), Errno::EXIST);
-    assert_eq!(errno(v.setxattr(a, b"user.y", b"1", SetXattr::Replace).await), Errno::NODATA);
-    v.setxattr(a, b"user.x", b"2", SetXattr::Replace).await.unwrap();
-    v.setxattr(a, b"trusted.t", b"", SetXattr::Any).await.unwrap();
+    v.setxattr(ROOT, a, b"user.x", b"1", SetXattr::Create).await.unwrap();
+    assert_eq!(errno(v.setxattr(ROOT, a, b"user.x", b"1", SetXattr::Create).await), Errno::EXIST);
+    assert_eq!(errno(v.setxattr(ROOT, a, b"user.y", b"1", SetXattr::Replace).await), Errno::NODATA);
+    v.setxattr(ROOT, a, b"user.x", b"2", SetXattr::Replace).await.unwrap();
+    v.setxattr(ROOT, a, b"trusted.t", b"", SetXattr::Any).await.unwrap();
     assert_eq!(&v.getxattr(a, b"user.x").await.unwrap()[..], b"2");
     assert_eq!(v.listxattr(a, true).await.unwrap(), b"trusted.t\0user.x\0");
     assert_eq!(v.listxattr(a, false).await.unwrap(), b"user.x\0");
     v.removexattr(a, b"user.x").await.unwrap();
     assert_eq!(errno(v.removexattr(a, b"user.x").await), Errno::NODATA);
     assert_eq!(errno(v.getxattr(a, b"user.x").await), Errno::NODATA);
-    for refused in [&b"system.posix_acl_access"[..], b"x", b"other.x"] {
-        assert_eq!(errno(v.setxattr(a, refused, b"", SetXattr::Any).await), Errno::OPNOTSUPP);
+    for refused in [&b"system.x"[..], b"x", b"other.x"] {
+        assert_eq!(errno(v.setxattr(ROOT, a, refused, b"", SetXattr::Any).await), Errno::OPNOTSUPP);
         assert_eq!(errno(v.getxattr(a, refused).await), Errno::OPNOTSUPP);
     }
-    assert_eq!(errno(v.setxattr(a, b"user.", b"", SetXattr::Any).await), Errno::INVAL);
+    assert_eq!(errno(v.setxattr(ROOT, a, b"user.", b"", SetXattr::Any).await), Errno::INVAL);
     let long = [&b"user."[..], &[b'n'; 251]].concat();
-    assert_eq!(errno(v.setxattr(a, &long, b"", SetXattr::Any).await), Errno::RANGE);
-    v.setxattr(a, &long[..255], b"", SetXattr::Any).await.unwrap();
-    assert_eq!(errno(v.setxattr(a, b"user.big", &[0; 65_537], SetXattr::Any).await), Errno::TOOBIG);
-    assert_eq!(errno(v.setxattr(a, b"user.big", &[0; 65_536], SetXattr::Any).await), Errno::NOSPC);
+    assert_eq!(errno(v.setxattr(ROOT, a, &long, b"", SetXattr::Any).await), Errno::RANGE);
+    v.setxattr(ROOT, a, &long[..255], b"", SetXattr::Any).await.unwrap();
+    assert_eq!(errno(v.setxattr(ROOT, a, b"user.big", &[0; 65_537], SetXattr::Any).await), Errno::TOOBIG);
+    assert_eq!(errno(v.setxattr(ROOT, a, b"user.big", &[0; 65_536], SetXattr::Any).await), Errno::NOSPC);
     let link = v.symlink(ROOT, ROOT_INODE, b"s", b"t").await.unwrap().stat.inode;
-    assert_eq!(errno(v.setxattr(link, b"user.x", b"", SetXattr::Any).await), Errno::PERM);
-    v.setxattr(link, b"trusted.x", b"", SetXattr::Any).await.unwrap();
+    assert_eq!(errno(v.setxattr(ROOT, link, b"user.x", b"", SetXattr::Any).await), Errno::PERM);
+    v.setxattr(ROOT, link, b"trusted.x", b"", SetXattr::Any).await.unwrap();
+}
+
+/// An access control list in the kernel's form. Entries: tag, permissions, id.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let entry = |(tag, permissions, id): &(u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    2u32.to_le_bytes().into_iter().chain(entries.iter().flat_map(entry)).collect()
+}
+
+const ACCESS: &[u8] = b"system.posix_acl_access";
+const DEFAULT: &[u8] = b"system.posix_acl_default";
+const NO_ID: u32 = u32::MAX;
+
+#[tokio::test]
+async fn an_access_control_list_and_the_mode_are_one() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let a = file(v, ROOT_INODE, b"a").await;
+    let mode = async |v: &Volume| v.getattr(a).await.unwrap().attributes.mode;
+    let list = acl(&[(1, 7, NO_ID), (2, 6, 1000), (4, 5, NO_ID), (16, 6, NO_ID), (32, 4, NO_ID)]);
+    v.setxattr(ROOT, a, ACCESS, &list, SetXattr::Any).await.unwrap();
+    assert_eq!((mode(v).await, &v.getxattr(a, ACCESS).await.unwrap()[..]), (0o764, &list[..]));
+    assert_eq!(v.listxattr(a, false).await.unwrap(), b"system.posix_acl_access\0");
+
+    let chmod = SetAttributes { mode: Some(0o640), ..SetAttributes::default() };
+    v.setattr(ROOT, a, chmod).await.unwrap();
+    let masked = acl(&[(1, 6, NO_ID), (2, 6, 1000), (4, 5, NO_ID), (16, 4, NO_ID), (32, 0, NO_ID)]);
+    assert_eq!(&v.getxattr(a, ACCESS).await.unwrap()[..], &masked[..]);
+
+    // A list that says no more than a mode is one.
+    let plain = acl(&[(1, 6, NO_ID), (4, 0, NO_ID), (32, 0, NO_ID)]);
+    v.setxattr(ROOT, a, ACCESS, &plain, SetXattr::Any).await.unwrap();
+    assert_eq!((mode(v).await, errno(v.getxattr(a, ACCESS).await)), (0o600, Errno::NODATA));
+    v.removexattr(a, ACCESS).await.unwrap();
+
+    assert_eq!(errno(v.setxattr(ROOT, a, ACCESS, b"nonsense", SetXattr::Any).await), Errno::INVAL);
+    assert_eq!(errno(v.setxattr(ROOT, a, DEFAULT, &list, SetXattr::Any).await), Errno::ACCESS);
+    let link = v.symlink(ROOT, ROOT_INODE, b"s", b"t").await.unwrap().stat.inode;
+    assert_eq!(errno(v.setxattr(ROOT, link, ACCESS, &list, SetXattr::Any).await), Errno::OPNOTSUPP);
+}
+
+#[tokio::test]
+async fn set_group_id_does_not_outlive_a_list_set_by_a_stranger_to_the_group() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let a = file(v, ROOT_INODE, b"a").await;
+    let list = acl(&[(1, 7, NO_ID), (4, 7, NO_ID), (32, 0, NO_ID)]);
+    let chmod = SetAttributes { mode: Some(0o2770), ..SetAttributes::default() };
+    for (caller, after) in [(ROOT, 0o2770), (Caller { gid: 0, ..USER }, 0o2770), (USER, 0o770)] {
+        v.setattr(ROOT, a, chmod).await.unwrap();
+        v.setxattr(caller, a, ACCESS, &list, SetXattr::Any).await.unwrap();
+        assert_eq!(v.getattr(a).await.unwrap().attributes.mode, after);
+    }
+}
+
+#[tokio::test]
+async fn a_default_list_takes_the_place_of_the_umask() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let careful = Caller { umask: 0o077, ..ROOT };
+    let plain = v.mkdir(careful, ROOT_INODE, b"plain", 0o777).await.unwrap().stat;
+    assert_eq!(plain.attributes.mode, 0o700);
+
+    let d = v.mkdir(careful, ROOT_INODE, b"d", 0o2777).await.unwrap().stat.inode;
+    let list = acl(&[(1, 7, NO_ID), (2, 7, 1000), (4, 5, NO_ID), (16, 7, NO_ID), (32, 5, NO_ID)]);
+    v.setxattr(ROOT, d, DEFAULT, &list, SetXattr::Any).await.unwrap();
+    let made = v.mknod(careful, d, b"f", 0o100_664, 0).await.unwrap().stat;
+    assert_eq!(made.attributes.mode, 0o664);
+    let expected = acl(&[(1, 6, NO_ID), (2, 7, 1000), (4, 5, NO_ID), (16, 6, NO_ID), (32, 4, NO_ID)]);
+    assert_eq!(&v.getxattr(made.inode, ACCESS).await.unwrap()[..], &expected[..]);
+    assert_eq!(errno(v.getxattr(made.inode, DEFAULT).await), Errno::NODATA);
+
+    let inner = v.mkdir(careful, d, b"inner", 0o777).await.unwrap().stat;
+    assert_eq!(inner.attributes.mode, 0o2775);
+    assert_eq!(&v.getxattr(inner.inode, DEFAULT).await.unwrap()[..], &list[..]);
+    let link = v.symlink(careful, d, b"s", b"t").await.unwrap().stat;
+    assert_eq!((link.attributes.mode, link.attributes.xattrs.len()), (0o777, 0));
 }
 
 #[tokio::test]
@@ -512,7 +590,7 @@ async fn a_read_only_volume_refuses_every_change() {
     assert_eq!(errno(v.rmdir(r, b"d").await), Errno::ROFS);
     assert_eq!(errno(rename(v, (r, b"a"), (r, b"b"), RenameMode::Replace).await), Errno::ROFS);
     assert_eq!(errno(v.setattr(ROOT, r, SetAttributes::default()).await), Errno::ROFS);
-    assert_eq!(errno(v.setxattr(r, b"user.x", b"", SetXattr::Any).await), Errno::ROFS);
+    assert_eq!(errno(v.setxattr(ROOT, r, b"user.x", b"", SetXattr::Any).await), Errno::ROFS);
     assert_eq!(errno(v.removexattr(r, b"user.x").await), Errno::ROFS);
     assert_eq!(errno(v.write(r, b"x", AT_START).await), Errno::ROFS);
     assert_eq!(errno(v.fallocate(ROOT, r, 0, 1, Allocate::Extend).await), Errno::ROFS);
@@ -560,7 +638,7 @@ async fn what_is_changed_after_its_last_name_went_does_not_hinder_the_next_start
         let mode = SetAttributes { mode: Some(0o700), ..SetAttributes::default() };
         for inode in [a, b, d] {
             f.volume.setattr(ROOT, inode, mode).await.unwrap();
-            f.volume.setxattr(inode, b"user.x", b"y", SetXattr::Any).await.unwrap();
+            f.volume.setxattr(ROOT, inode, b"user.x", b"y", SetXattr::Any).await.unwrap();
         }
         f.volume.write(a, &[1; 100_000], AT_START).await.unwrap();
         f.volume.fsync(a, 0, false).await.unwrap();
@@ -576,14 +654,14 @@ async fn the_drives_own_attributes_can_be_read_and_nothing_else() {
     let v = &f.volume;
     let a = file(v, ROOT_INODE, b"a").await;
     v.write(a, &[7; 100_000], AT_START).await.unwrap();
-    v.setxattr(a, b"user.mine", b"1", SetXattr::Any).await.unwrap();
+    v.setxattr(ROOT, a, b"user.mine", b"1", SetXattr::Any).await.unwrap();
     assert_eq!(&v.getxattr(a, b"user.strewn.pieces").await.unwrap()[..], b"none");
     v.cache().drain(|_| {}).await.unwrap();
     assert_eq!(&v.getxattr(a, b"user.strewn.state").await.unwrap()[..], b"committed");
     assert_eq!(&v.getxattr(a, b"user.strewn.pieces").await.unwrap()[..], b"1/1");
     assert_eq!(v.listxattr(a, true).await.unwrap(), b"user.mine\0", "copies must not carry them");
     for name in [&b"user.strewn.state"[..], b"user.strewn.pieces", b"user.strewn.other"] {
-        assert_eq!(errno(v.setxattr(a, name, b"x", SetXattr::Any).await), Errno::PERM);
+        assert_eq!(errno(v.setxattr(ROOT, a, name, b"x", SetXattr::Any).await), Errno::PERM);
         assert_eq!(errno(v.removexattr(a, name).await), Errno::PERM);
     }
     assert_eq!(errno(v.getxattr(a, b"user.strewn.other").await), Errno::NODATA);

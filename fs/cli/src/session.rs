@@ -51,7 +51,8 @@ impl Session {
 
 /// This process's user, who owns what commands make.
 pub(crate) fn caller() -> Caller {
-    Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    // The modes that commands give are meant as they are.
+    Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), umask: 0 }
 }
 
 /// Names the place in an error of the file system.

@@ -30,11 +30,14 @@ use tracing::Instrument;
 /// What the kernel is asked for, each where it has it. Deliberately absent: the writeback cache (its dirty pages would be
 /// beyond the journal), locks (the kernel's own are right on one mount), SETXATTR_EXT (the library panics on it),
 /// ATOMIC_O_TRUNC (the kernel then empties a running program before it finds that it must refuse with ETXTBSY).
-const CAPABILITIES: [InitFlags; 5] = [
+const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_DO_READDIRPLUS,
+    // A default access control list takes the place of the umask.
+    InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
 
@@ -240,14 +243,14 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (caller, name, mode) = (convert::caller(request), owned(name), mode & !umask);
+        let (caller, name, mode) = (convert::maker(request, umask), owned(name), mode);
         self.run_entry("mknod", parent, reply, async move |volume, parent| {
             volume.mknod(caller, parent, &name, mode, rdev.into()).await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let (caller, name, mode) = (convert::caller(request), owned(name), mode & !umask);
+        let (caller, name, mode) = (convert::maker(request, umask), owned(name), mode);
         self.run_entry("mkdir", parent, reply, async move |volume, parent| {
             volume.mkdir(caller, parent, &name, mode).await
         });
@@ -320,7 +323,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (caller, name, mode) = (convert::caller(request), owned(name), mode & !umask);
+        let (caller, name, mode) = (convert::maker(request, umask), owned(name), mode);
         let (open, ttl) = (convert::open(OpenFlags(flags)), self.ttl);
         let work = async move |volume: Arc<Volume>, parent| volume.create(caller, parent, &name, mode, open).await;
         self.run("create", parent, work, move |created| match created {
@@ -460,7 +463,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -468,7 +471,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (name, value) = (owned(name), value.to_vec());
+        let (caller, name, value) = (convert::caller(request), owned(name), value.to_vec());
         self.run_empty("setxattr", number, reply, async move |volume, inode| {
             let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
             let mode = match flags {
@@ -477,7 +480,7 @@ impl Filesystem for Adapter {
                 none if none.is_empty() => SetXattr::Any,
                 _ => return Err(Errno::INVAL.into()),
             };
-            volume.setxattr(inode, &name, &value, mode).await
+            volume.setxattr(caller, inode, &name, &value, mode).await
         });
     }
 

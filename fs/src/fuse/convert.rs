@@ -14,7 +14,12 @@ const STAT_BLOCK: u64 = 512;
 const PREFERRED_IO: u32 = 128 * 1024;
 
 pub(super) fn caller(request: &fuser::Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
+    maker(request, 0)
+}
+
+/// The caller of a request that makes something.
+pub(super) fn maker(request: &fuser::Request, umask: u32) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), umask }
 }
 
 pub(super) fn errno(error: &Error) -> fuser::Errno {

@@ -1,7 +1,7 @@
 //! Looking up, and reading and changing attributes.
 
 use super::tree::{directory, existing, pinned_stat, refuse, stat};
-use super::{Caller, Entry, Stat, Volume, parse_name, rules};
+use super::{Caller, Entry, Stat, Volume, acl, parse_name, rules};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -118,6 +118,7 @@ fn apply(attributes: &mut Attributes, change: SetAttributes, caller: Caller, now
     }
     if let Some(mode) = change.mode {
         attributes.mode = mode & rules::MODE_BITS;
+        acl::follow_mode(attributes);
     }
     attributes.uid = change.uid.unwrap_or(attributes.uid);
     attributes.gid = change.gid.unwrap_or(attributes.gid);

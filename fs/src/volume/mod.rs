@@ -12,6 +12,7 @@
 //! One file per group of operations: [`attributes`], [`namespace`], [`rename`], [`directory`], [mod@file], [`xattr`],
 //! [`promises`], [`space`]; [`path`] serves those who have no kernel.
 
+mod acl;
 mod attributes;
 mod directory;
 mod file;
@@ -53,6 +54,8 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// Permissions that what he makes does not get, unless the directory has a default access control list.
+    pub umask: u32,
 }
 
 impl Caller {

@@ -5,11 +5,10 @@ use super::tree::{
     MAX_NAMES, MAX_SUBDIRECTORIES, existing, inode_changed, living_directory, names_changed, pinned_stat, refuse,
     truncate,
 };
-use super::{Caller, Entry, Stat, Volume, parse_name, rules};
+use super::{Caller, Entry, Stat, Volume, acl, parse_name, rules};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
-use std::sync::Arc;
 use strewn_cache::{Name, Stop, Transaction};
 use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_engine::ids::InodeId;
@@ -189,7 +188,8 @@ impl Make {
         if self.kind == Kind::Directory && tx.nlink(parent)? >= MAX_SUBDIRECTORIES {
             return Err(refuse(Errno::MLINK));
         }
-        let (gid, mode) = rules::inherit(directory, self.kind, caller.gid, self.mode & rules::MODE_BITS);
+        let (mode, xattrs) = acl::inherit(directory, self.kind, self.mode & rules::MODE_BITS, caller.umask);
+        let (gid, mode) = rules::inherit(directory, self.kind, caller.gid, mode);
         let inode = tx.create(Attributes {
             kind: self.kind,
             mode,
@@ -202,7 +202,7 @@ impl Make {
             btime: now,
             rdev: self.rdev,
             target: self.target.clone(),
-            xattrs: Arc::default(),
+            xattrs,
         })?;
         tx.set_entry(parent, name, Some(inode))?;
         names_changed(tx, parent, now)?;

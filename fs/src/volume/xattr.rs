@@ -1,7 +1,8 @@
 //! Extended attributes.
 
-use super::Volume;
+use super::acl::{self, Acl};
 use super::tree::refuse;
+use super::{Caller, Volume, rules};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use strewn_cache::{Stop, Stored};
 use strewn_engine::bucket::{Kind, SegmentState};
 use strewn_engine::ids::InodeId;
-use strewn_engine::record::{MAX_XATTR_BYTES, MAX_XATTR_NAME, Xattrs, check_xattrs};
+use strewn_engine::record::{Attributes, MAX_XATTR_BYTES, MAX_XATTR_NAME, check_xattrs};
 
 /// How the names of the drive's own attributes begin.
 const OWN: &[u8] = b"user.strewn.";
@@ -52,34 +53,50 @@ impl Volume {
     }
 
     /// Sets an attribute. Errors: `EEXIST`, `ENODATA`, `EOPNOTSUPP`, `EPERM` for `user.` on what is neither file nor
-    /// directory and for the drive's own, `ERANGE` for the name, `E2BIG` for the value, `ENOSPC` for all together.
-    pub async fn setxattr(&self, inode: InodeId, name: &[u8], value: &[u8], mode: SetXattr) -> Result<()> {
+    /// directory and for the drive's own, `ERANGE` for the name, `E2BIG` for the value, `ENOSPC` for all together; for access
+    /// control lists `EINVAL` if it is none, `EACCES` for a default list of what is no directory.
+    pub async fn setxattr(
+        &self,
+        caller: Caller,
+        inode: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: SetXattr,
+    ) -> Result<()> {
         self.writable()?;
         check_name(name)?;
         check_not_own(name)?;
         if value.len() > MAX_XATTR_BYTES {
             return Err(Errno::TOOBIG.into());
         }
+        if is_acl(name) {
+            let acl = Acl::parse(value).ok_or(Errno::INVAL)?;
+            return self.change(inode, name, |attributes| set_acl(attributes, name, Some((&acl, caller)))).await;
+        }
         let value = Bytes::copy_from_slice(value);
-        self.change(inode, name, |xattrs| {
-            match (mode, xattrs.contains_key(name)) {
+        self.change(inode, name, |attributes| {
+            match (mode, attributes.xattrs.contains_key(name)) {
                 (SetXattr::Create, true) => return Err(refuse(Errno::EXIST)),
                 (SetXattr::Replace, false) => return Err(refuse(Errno::NODATA)),
-                _ => xattrs.insert(name.to_vec(), value.clone()),
+                _ => Arc::make_mut(&mut attributes.xattrs).insert(name.to_vec(), value.clone()),
             };
-            check_xattrs(xattrs).map_err(|_| refuse(Errno::NOSPC))
+            Ok(())
         })
         .await
     }
 
-    /// Removes an attribute. Errors: `ENODATA`, `EPERM` for the drive's own.
+    /// Removes an attribute. Errors: `ENODATA`, `EPERM` for the drive's own. An access control list may be missing.
     pub async fn removexattr(&self, inode: InodeId, name: &[u8]) -> Result<()> {
         self.writable()?;
         check_name(name)?;
         check_not_own(name)?;
-        self.change(inode, name, |xattrs| match xattrs.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(refuse(Errno::NODATA)),
+        self.change(inode, name, |attributes| match attributes.xattrs.contains_key(name) {
+            _ if is_acl(name) => set_acl(attributes, name, None),
+            true => {
+                Arc::make_mut(&mut attributes.xattrs).remove(name);
+                Ok(())
+            }
+            false => Err(refuse(Errno::NODATA)),
         })
         .await
     }
@@ -97,7 +114,7 @@ impl Volume {
         &self,
         inode: InodeId,
         name: &[u8],
-        change: impl Fn(&mut Xattrs) -> Result<(), Stop> + Send + Sync,
+        change: impl Fn(&mut Attributes) -> Result<(), Stop> + Send + Sync,
     ) -> Result<()> {
         let now = self.now();
         self.cache
@@ -106,7 +123,8 @@ impl Volume {
                 if name.starts_with(b"user.") && !matches!(attributes.kind, Kind::File | Kind::Directory) {
                     return Err(refuse(Errno::PERM));
                 }
-                change(Arc::make_mut(&mut attributes.xattrs))?;
+                change(&mut attributes)?;
+                check_xattrs(&attributes.xattrs).map_err(|_| refuse(Errno::NOSPC))?;
                 attributes.ctime = now;
                 tx.set_attributes(inode, attributes)
             })
@@ -133,8 +151,36 @@ fn check_not_own(name: &[u8]) -> Result<()> {
     if name.starts_with(OWN) { Err(Errno::PERM.into()) } else { Ok(()) }
 }
 
-/// POSIX ACLs (`system.`) are refused: without the kernel's help nobody would enforce them.
+fn is_acl(name: &[u8]) -> bool {
+    matches!(name, acl::ACCESS | acl::DEFAULT)
+}
+
+/// Sets or takes away an access control list. Who may not keep set-group-id on a chmod may not keep it here: the kernel does
+/// not tell which other groups the caller is in, so that only the effective one counts.
+fn set_acl(attributes: &mut Attributes, name: &[u8], given: Option<(&Acl, Caller)>) -> Result<(), Stop> {
+    let acl = given.map(|(acl, _)| acl);
+    match (attributes.kind, name) {
+        (Kind::Symlink, _) => Err(refuse(Errno::OPNOTSUPP)),
+        (Kind::Directory, acl::DEFAULT) => {
+            acl::set_default(attributes, acl);
+            Ok(())
+        }
+        (_, acl::DEFAULT) if acl.is_none() => Ok(()),
+        (_, acl::DEFAULT) => Err(refuse(Errno::ACCESS)),
+        _ => {
+            if given.is_some_and(|(_, caller)| !caller.is_privileged() && caller.gid != attributes.gid) {
+                attributes.mode &= !rules::SGID;
+            }
+            acl::set_access(attributes, acl);
+            Ok(())
+        }
+    }
+}
+
 fn check_name(name: &[u8]) -> Result<()> {
+    if is_acl(name) {
+        return Ok(());
+    }
     let kept = [&b"user."[..], b"trusted.", b"security."].into_iter().find(|prefix| name.starts_with(prefix));
     match kept {
         None => Err(Errno::OPNOTSUPP.into()),

@@ -264,7 +264,7 @@ impl Run {
             }
         } else {
             let value = vec![b'v'; self.random.random_range(0..500)];
-            volume.setxattr(inode, name, &value, SetXattr::Any).await.unwrap();
+            volume.setxattr(support::ROOT, inode, name, &value, SetXattr::Any).await.unwrap();
             xattrs.insert(name.to_vec(), value);
         }
         self.reference.nodes[id].ctime = now;
@@ -409,7 +409,7 @@ impl Run {
 
     fn caller(&mut self) -> Caller {
         let id = self.random.random_range(0..3);
-        Caller { uid: id, gid: id }
+        Caller { uid: id, gid: id, umask: 0 }
     }
 
     fn mode(&mut self) -> u32 {
