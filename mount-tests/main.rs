@@ -10,6 +10,7 @@ mod commands;
 mod complaints;
 mod crash;
 mod daemons;
+mod database;
 mod disk;
 mod errors;
 mod full;

@@ -124,3 +124,113 @@ fn tar_unpacks_and_packs_the_same() {
         assert_same_tree(&drive.beside("archive.tar.d").join(part), &drive.path().join("tree").join(part));
     }
 }
+
+#[test]
+fn borg_archives_check_and_come_back() {
+    let drive = Drive::up();
+    let repository = drive.path().join("repository");
+    let borg = |dir: &Path, arguments: &[&str]| {
+        let mut command = Command::new("borg");
+        command.envs([("BORG_PASSPHRASE", "secret"), ("BORG_RELOCATED_REPO_ACCESS_IS_OK", "yes")]);
+        command.env("BORG_BASE_DIR", drive.beside("borg")).env("BORG_REPO", &repository).current_dir(dir);
+        run(command.args(arguments))
+    };
+    let peers = sources().join("peers");
+    borg(&peers, &["init", "-e", "repokey"]);
+    for archive in ["::one", "::two"] {
+        borg(&peers, &["create", archive, "satellite"]);
+    }
+    borg(&peers, &["prune", "--keep-last", "1"]);
+    borg(&peers, &["compact"]);
+    drive.sync();
+    restart_cold(&drive);
+    borg(&peers, &["check", "--verify-data"]);
+    let restored = drive.beside("restored");
+    std::fs::create_dir(&restored).unwrap();
+    borg(&restored, &["extract", "::two"]);
+    assert_same_tree(&peers.join("satellite"), &restored.join("satellite"));
+}
+
+#[test]
+fn cargo_builds_and_runs() {
+    let drive = Drive::up();
+    sh(
+        drive.path(),
+        "unset CARGO_TARGET_DIR; cargo init -q --offline --vcs none --name tool tool; cd tool; cargo build -q --offline; echo '// changed' >> src/main.rs
+        cargo build -q --offline; test \"$(target/debug/tool)\" = 'Hello, world!'; cargo clean -q; test ! -e target/debug",
+    );
+}
+
+#[test]
+fn a_virtual_environment_of_python_works() {
+    let drive = Drive::up();
+    sh(
+        drive.path(),
+        "/usr/bin/python3 -m venv venv; venv/bin/python -m pip --version; venv/bin/python -m compileall -q venv/lib",
+    );
+    drive.sync();
+    restart_cold(&drive);
+    sh(drive.path(), "venv/bin/python -c 'import pip, json, sys; assert sys.prefix != sys.base_prefix'");
+}
+
+#[test]
+fn a_package_is_unpacked_configured_and_purged() {
+    let drive = Drive::up();
+    let package = drive.beside("package");
+    std::fs::create_dir_all(package.join("DEBIAN")).unwrap();
+    let about =
+        "Package: strewn-test\nVersion: 1\nArchitecture: all\nMaintainer: t <t@example.invalid>\nDescription: test\n";
+    std::fs::write(package.join("DEBIAN/control"), about).unwrap();
+    sh(
+        &package,
+        &format!("mkdir -p usr/share/test etc; cp -r '{}/engine' usr/share/test; ln usr/share/test/engine/Cargo.toml etc/hard
+        echo one > etc/test.conf; echo /etc/test.conf > DEBIAN/conffiles; cd ..; dpkg-deb -b package one.deb
+        echo two > package/etc/test.conf; sed -i 's/Version: 1/Version: 2/' package/DEBIAN/control; dpkg-deb -b package two.deb",
+            sources().display()
+        ),
+    );
+    let dpkg = |arguments: &str| {
+        let root =
+            "mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info root/var/log; touch root/var/lib/dpkg/status";
+        sh(drive.path(), &format!("{root}; PATH=$PATH:/usr/sbin:/sbin dpkg --force-not-root --root=root {arguments}"))
+    };
+    for (archive, setting) in [("one.deb", "one\n"), ("two.deb", "two\n")] {
+        dpkg(&format!("-i '{}'", drive.beside(archive).display()));
+        assert_eq!(std::fs::read_to_string(drive.path().join("root/etc/test.conf")).unwrap(), setting);
+    }
+    dpkg("--verify strewn-test");
+    assert_same_tree(&package.join("usr"), &drive.path().join("root/usr"));
+    dpkg("--purge strewn-test");
+    assert!(!drive.path().join("root/etc/test.conf").exists() && !drive.path().join("root/usr").exists());
+}
+
+/// What muxers of video do: a header of unknown length is left out and written when the end is known, an index at the end is
+/// moved to the front.
+#[test]
+fn files_are_written_back_and_forth() {
+    let drive = Drive::up();
+    let script = "import os, sys, random
+random.seed(7)
+frames = [random.randbytes(random.randrange(1, 90000)) for _ in range(120)]
+def movie(path):
+    with open(path, 'w+b') as f:
+        f.write(bytes(48)); index = []
+        for frame in frames:
+            index.append(f.tell()); f.write(len(frame).to_bytes(4, 'big')); f.write(frame)
+        end = f.tell(); table = b''.join(at.to_bytes(8, 'big') for at in index); f.write(table)
+        f.seek(0); f.write(b'MOVI' + end.to_bytes(8, 'big') + len(index).to_bytes(4, 'big'))
+        for at in random.Random(1).sample(index, 40): f.seek(at + 4); f.write(b'K')
+        f.flush(); os.fsync(f.fileno())
+        # The index goes to the front: everything behind it moves, from the end backwards.
+        size = os.fstat(f.fileno()).st_size; shift = len(table); at = size
+        while at > 48:
+            n = min(65536, at - 48); at -= n; f.seek(at); part = f.read(n); f.seek(at + shift); f.write(part)
+        f.seek(48); f.write(table); f.truncate(size)
+movie(sys.argv[1]); movie(sys.argv[2])
+";
+    let local = drive.beside("local");
+    run(Command::new("python3").args(["-c", script]).arg(&local).arg(drive.path().join("movie")));
+    drive.sync();
+    restart_cold(&drive);
+    run(Command::new("cmp").arg(&local).arg(drive.path().join("movie")));
+}
