@@ -59,10 +59,16 @@ fn lists_come_back_from_the_network_and_travel_with_copies() {
     let copy = drive.beside("copy");
     run(Command::new("rsync").arg("-aA").arg(drive.path().join("tree")).arg(&copy));
     assert_eq!(sh(&copy, lists), before);
-    let again = Command::new("rsync")
-        .args(["-aAinc", "--delete"])
-        .arg(format!("{}/", copy.display()))
-        .arg(drive.path())
-        .output();
+    let again = Command::new("rsync").args(["-aAinc", "--delete"]).arg(copy.join("tree")).arg(drive.path()).output();
     assert_eq!(crate::harness::text(&again.unwrap().stdout), "");
+}
+
+#[test]
+fn a_mount_shows_the_owners_it_is_told_to() {
+    let drive = Drive::network();
+    drive.mount_drive(&["-o", "uid=12345,gid=54321,umask=027"]);
+    sh(drive.path(), "echo f > f; mkdir d");
+    assert_eq!(sh(drive.path(), "umask 0; stat -c '%u %g %a' f d"), "12345 54321 640\n12345 54321 750\n");
+    assert_eq!(sh(drive.path(), "ls -ln | tail -n 1 | cut -d ' ' -f 3,4"), "12345 54321\n");
+    assert!(fail(drive.strewn(["mount", "drive", "/nowhere", "-o", "umask=9"])).contains("umask=9"));
 }

@@ -6,7 +6,9 @@ use rustix::io::Errno;
 use strewn_cache::{Position, Seek};
 use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
-use strewn_fs::volume::{Allocate, Caller, Entry, Open, RenameMode, SetAttributes, SetTime, SetXattr, Stat, WriteMode};
+use strewn_fs::volume::{
+    Allocate, Caller, Entry, Open, RenameMode, SetAttributes, SetTime, SetXattr, Shown, Stat, WriteMode,
+};
 use strewn_fs::{Error, Volume};
 use support::{Fixture, ROOT, ROOT_INODE, USER, options};
 
@@ -512,6 +514,24 @@ async fn a_default_list_takes_the_place_of_the_umask() {
     assert_eq!(&v.getxattr(inner.inode, DEFAULT).await.unwrap()[..], &list[..]);
     let link = v.symlink(careful, d, b"s", b"t").await.unwrap().stat;
     assert_eq!((link.attributes.mode, link.attributes.xattrs.len()), (0o777, 0));
+}
+
+#[tokio::test]
+async fn a_mount_may_show_other_owners_and_less_permissions() {
+    let shown = Shown { uid: Some(5), gid: Some(6), umask: 0o027 };
+    let f = Fixture::new().await;
+    let v = &Volume::new(f.volume.cache().clone()).showing(shown);
+    let a = v.mknod(ROOT, ROOT_INODE, b"a", 0o100_666, 0).await.unwrap().stat;
+    let seen = |stat: &Stat| (stat.attributes.uid, stat.attributes.gid, stat.attributes.mode);
+    assert_eq!(seen(&a), (5, 6, 0o640));
+    assert_eq!(seen(&v.symlink(ROOT, ROOT_INODE, b"s", b"t").await.unwrap().stat), (5, 6, 0o777));
+    let chown = |uid, gid| SetAttributes { uid, gid, ..SetAttributes::default() };
+    assert_eq!(errno(v.setattr(ROOT, a.inode, chown(Some(7), None)).await), Errno::PERM);
+    assert_eq!(errno(v.setattr(ROOT, a.inode, chown(None, Some(7))).await), Errno::PERM);
+    assert_eq!(seen(&v.setattr(ROOT, a.inode, chown(Some(5), Some(6))).await.unwrap()), (5, 6, 0o640));
+    // What is kept is what was made.
+    let kept = v.cache().transact(|tx| tx.attributes(a.inode)).await.unwrap();
+    assert_eq!((kept.uid, kept.gid, kept.mode), (0, 0, 0o666));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strewn_cache::{Cache, Options, Status};
 use strewn_fs::mount::{MountOptions, MountPoint, mount};
-use strewn_fs::volume::Promises;
+use strewn_fs::volume::{Promises, Shown};
 use strewn_fs::{Drive, Volume};
 use tokio::sync::mpsc;
 
@@ -36,6 +36,7 @@ pub(crate) struct MountPlan {
     /// How long changes rest before they go up.
     pub(crate) upload_delay: Option<Duration>,
     pub(crate) promises: Promises,
+    pub(crate) shown: Shown,
     pub(crate) deadline: Option<Duration>,
     /// How long the end of the mount waits for a network that takes nothing.
     pub(crate) drain_timeout: Option<Duration>,
@@ -88,7 +89,7 @@ struct Live {
 
 impl Live {
     fn start(cache: &Cache, at: &Mount, options: &MountOptions, plan: &MountPlan) -> Outcome<Self> {
-        let volume = Arc::new(Volume::new(cache.clone()).with_promises(plan.promises));
+        let volume = Arc::new(Volume::new(cache.clone()).with_promises(plan.promises).showing(plan.shown));
         let mut serving = strewn_fs::fuse::Options::default();
         if let Some(deadline) = plan.deadline {
             // The cache's own error, which comes first, says more.

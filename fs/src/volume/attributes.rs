@@ -58,15 +58,17 @@ impl Volume {
     /// Attributes. Errors: `ESTALE`.
     pub async fn getattr(&self, inode: InodeId) -> Result<Stat> {
         let found = self.cache.transact(|tx| stat(tx, inode)).await?;
-        Ok(self.with_access(found))
+        Ok(self.as_seen(found))
     }
 
     /// Changes attributes, all or none, and returns them.
     ///
     /// chown of anything but a directory, and truncate by a caller without privilege, strip set-user-id and set-group-id;
-    /// both strip file capabilities. Errors: `EISDIR` and `EINVAL` for the size of what has none, `EFBIG`.
+    /// both strip file capabilities. Errors: `EISDIR` and `EINVAL` for the size of what has none, `EFBIG`,
+    /// `EPERM` for owners where the mount shows others.
     pub async fn setattr(&self, caller: Caller, inode: InodeId, change: SetAttributes) -> Result<Stat> {
         self.writable()?;
+        let change = self.shown.owners_to_change(change)?;
         let now = self.now();
         let changed = self
             .cache
@@ -84,7 +86,7 @@ impl Volume {
         if change.atime.is_some() {
             self.nodes.clear_access(inode);
         }
-        Ok(self.with_access(changed))
+        Ok(self.as_seen(changed))
     }
 
     /// Target of a symlink. Errors: `EINVAL` for anything else.

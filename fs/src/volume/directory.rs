@@ -110,7 +110,7 @@ impl Volume {
     }
 
     pub(super) fn unreferenced(&self, stat: Stat) -> Entry {
-        Entry { number: self.number(stat.inode), stat: self.with_access(stat) }
+        Entry { number: self.number(stat.inode), stat: self.as_seen(stat) }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod path;
 mod promises;
 mod rename;
 mod rules;
+mod shown;
 mod space;
 mod tree;
 mod xattr;
@@ -32,6 +33,7 @@ pub use file::{Allocate, Open, Opened, WriteMode};
 pub use nodes::ROOT_NUMBER;
 pub use promises::{Promises, Reach};
 pub use rename::RenameMode;
+pub use shown::Shown;
 pub use space::Space;
 pub use xattr::SetXattr;
 
@@ -95,6 +97,7 @@ pub struct Volume {
     nodes: Nodes,
     access_times: bool,
     promises: Promises,
+    shown: Shown,
     /// The number of the newest open file.
     handles: AtomicU64,
     usage: Mutex<Option<Usage>>,
@@ -110,12 +113,26 @@ impl Volume {
     pub fn with_clock(cache: Cache, clock: Arc<dyn Clock>) -> Self {
         let nodes = Nodes::new(cache.root());
         let (promises, handles) = (Promises::default(), AtomicU64::new(0));
-        Self { cache, clock, nodes, access_times: true, promises, handles, usage: Mutex::new(None) }
+        Self {
+            cache,
+            clock,
+            nodes,
+            access_times: true,
+            promises,
+            shown: Shown::default(),
+            handles,
+            usage: Mutex::new(None),
+        }
     }
 
     /// The same volume, with other promises.
     pub fn with_promises(self, promises: Promises) -> Self {
         Self { promises, ..self }
+    }
+
+    /// The same volume, with owners and permissions shown as `shown` says.
+    pub fn showing(self, shown: Shown) -> Self {
+        Self { shown, ..self }
     }
 
     /// What it promises.
@@ -191,12 +208,13 @@ impl Volume {
     /// Counts a reference (the transaction that made `stat` has pinned the inode).
     fn entry(&self, stat: Stat) -> Entry {
         let number = self.nodes.reference(stat.inode);
-        Entry { number, stat: self.with_access(stat) }
+        Entry { number, stat: self.as_seen(stat) }
     }
 
-    /// The stat with the newest access time known here.
-    fn with_access(&self, mut stat: Stat) -> Stat {
+    /// The stat as callers see it: with the newest access time known here, and with the owners that are shown.
+    fn as_seen(&self, mut stat: Stat) -> Stat {
         self.nodes.merge_access(stat.inode, &mut stat.attributes);
+        self.shown.apply(&mut stat);
         stat
     }
 

@@ -54,6 +54,7 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
     /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev,
+    /// uid=ID, gid=ID, umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
     /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
     /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, drain-timeout=DURATION as above
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
@@ -142,6 +143,9 @@ impl Mount {
             "pidfile" => self.pidfile = Some(value.into()),
             "cache-size" => self.cache_size = Some(cache_size(value).map_err(Failure::usage)?),
             "drain-timeout" => self.drain_timeout = Some(output::parse_duration(value).map_err(Failure::usage)?),
+            "uid" => plan.shown.uid = Some(id(name, value)?),
+            "gid" => plan.shown.gid = Some(id(name, value)?),
+            "umask" => plan.shown.umask = umask(value)?,
             "deadline" => plan.deadline = Some(deadline(value)?),
             // mount(8) hands over x-* options of others (x-systemd.…): they are comments to us.
             _ if name.starts_with("x-") => {}
@@ -184,6 +188,20 @@ fn cache_size(text: &str) -> Result<u64, String> {
     match size < MIN_CACHE {
         true => Err(format!("a cache of {text} is too small: at least {}", output::bytes(MIN_CACHE))),
         false => Ok(size),
+    }
+}
+
+fn id(name: &str, text: &str) -> Outcome<u32> {
+    match text.parse() {
+        Ok(id) if id != u32::MAX => Ok(id),
+        _ => Err(Failure::usage(format!("{name}={text} is no numeric id"))),
+    }
+}
+
+fn umask(text: &str) -> Outcome<u32> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if mask <= 0o777 => Ok(mask),
+        _ => Err(Failure::usage(format!("umask={text} is no octal number up to 777"))),
     }
 }
 
