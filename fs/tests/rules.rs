@@ -398,13 +398,32 @@ async fn ranges_are_copied_and_ends_are_short() {
     let v = &f.volume;
     let (a, b) = (file(v, ROOT_INODE, b"a").await, file(v, ROOT_INODE, b"b").await);
     v.write(a, b"0123456789", AT_START).await.unwrap();
-    assert_eq!(v.copy_range((a, 2), (b, 1), 4, false).await.unwrap(), 4);
-    assert_eq!(v.copy_range((a, 8), (b, 5), 100, false).await.unwrap(), 2);
-    assert_eq!(v.copy_range((a, 10), (b, 7), 100, false).await.unwrap(), 0);
+    assert_eq!(v.copy_range(ROOT, (a, 2), (b, 1), 4).await.unwrap(), 4);
+    assert_eq!(v.copy_range(ROOT, (a, 8), (b, 5), 100).await.unwrap(), 2);
+    assert_eq!(v.copy_range(ROOT, (a, 10), (b, 7), 100).await.unwrap(), 0);
     assert_eq!(&v.read(b, 0, 100).await.unwrap()[..], b"\x002345\x38\x39");
-    assert_eq!(errno(v.copy_range((a, 0), (a, 5), 6, false).await), Errno::INVAL);
-    assert_eq!(v.copy_range((a, 0), (a, 5), 5, false).await.unwrap(), 5);
+    assert_eq!(errno(v.copy_range(ROOT, (a, 0), (a, 5), 6).await), Errno::INVAL);
+    assert_eq!(v.copy_range(ROOT, (a, 0), (a, 5), 5).await.unwrap(), 5);
     assert_eq!(&v.read(a, 0, 100).await.unwrap()[..], b"0123401234");
+}
+
+#[tokio::test]
+async fn copied_holes_stay_holes() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let (a, b) = (file(v, ROOT_INODE, b"a").await, file(v, ROOT_INODE, b"b").await);
+    let at = |offset| WriteMode { position: Position::At(offset), drop_set_id: false };
+    const MIB: u64 = 1 << 20;
+    v.write(a, &[1; 1 << 20], at(100 * MIB)).await.unwrap();
+    v.fallocate(ROOT, a, 0, 500 * MIB, Allocate::Extend).await.unwrap();
+    // What the target had where the source has a hole goes.
+    v.write(b, &[2; 1 << 20], at(10 * MIB)).await.unwrap();
+    assert_eq!(v.copy_range(ROOT, (a, 0), (b, 0), 600 * MIB).await.unwrap(), 500 * MIB);
+    assert_eq!(v.getattr(b).await.unwrap().attributes.size, 500 * MIB);
+    assert_eq!(v.seek(b, 0, Seek::Data).await.unwrap(), 100 * MIB);
+    assert_eq!(v.seek(b, 100 * MIB, Seek::Hole).await.unwrap(), 101 * MIB);
+    assert_eq!(errno(v.seek(b, 101 * MIB, Seek::Data).await), Errno::NXIO);
+    assert_eq!(&v.read(b, 100 * MIB, 1 << 20).await.unwrap()[..], &[1; 1 << 20][..]);
 }
 
 #[tokio::test]
@@ -614,7 +633,7 @@ async fn a_read_only_volume_refuses_every_change() {
     assert_eq!(errno(v.removexattr(r, b"user.x").await), Errno::ROFS);
     assert_eq!(errno(v.write(r, b"x", AT_START).await), Errno::ROFS);
     assert_eq!(errno(v.fallocate(ROOT, r, 0, 1, Allocate::Extend).await), Errno::ROFS);
-    assert_eq!(errno(v.copy_range((r, 0), (r, 1), 1, false).await), Errno::ROFS);
+    assert_eq!(errno(v.copy_range(ROOT, (r, 0), (r, 1), 1).await), Errno::ROFS);
     assert_eq!(errno(v.open(ROOT, r, Open { write: true, ..Open::default() }).await), Errno::ROFS);
     assert!(v.getattr(r).await.is_ok());
     assert_eq!(v.read_dir(r, 0, 10).await.unwrap().len(), 2);

@@ -10,8 +10,10 @@ use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
 
-/// Most bytes one copy_file_range moves; a longer one is short, as the call allows, and is continued.
+/// Most bytes of data one copy_file_range moves; a longer one is short, as the call allows, and is continued.
 const MAX_COPY: u64 = 16 << 20;
+/// Most bytes with holes: what the kernel's interface can tell in 32 bits.
+const MAX_RANGE: u64 = 1 << 31;
 /// Bytes copied at a time.
 const COPY_STEP: u64 = 1 << 20;
 
@@ -169,45 +171,74 @@ impl Volume {
         self.cache.seek(inode, offset, what).await?.ok_or(Errno::NXIO.into())
     }
 
-    /// Copies bytes from one file to another, or within one where both do not overlap. Returns how many; fewer than asked
-    /// at the end of the source and beyond 16 MiB.
+    /// Copies bytes from one file to another, or within one where both do not overlap; holes stay holes. Returns how many;
+    /// fewer than asked at the end of the source and beyond 16 MiB of data or 2 GiB in all.
     pub async fn copy_range(
         &self,
+        caller: Caller,
         (source, source_offset): (InodeId, u64),
         (target, target_offset): (InodeId, u64),
         length: u64,
-        drop_set_id: bool,
     ) -> Result<u64> {
         self.writable()?;
-        let length = length.min(MAX_COPY);
+        let length = length.min(MAX_RANGE);
         let (source_end, target_end) = (end_of(source_offset, length)?, end_of(target_offset, length)?);
         if source == target && source_offset < target_end && target_offset < source_end {
             return Err(Errno::INVAL.into());
         }
-        let mut copied = 0;
-        while copied < length {
-            let step = COPY_STEP.min(length - copied) as usize;
-            let bytes = match self.cache.read(source, source_offset + copied, step).await {
-                Ok(bytes) => bytes,
+        let (mut copied, mut data) = (0, 0);
+        while copied < length && data < MAX_COPY {
+            let (from, to) = (source_offset + copied, target_offset + copied);
+            match self.copy_step(caller, (source, from), (target, to), length - copied).await {
+                Ok(Step::End) => break,
+                Ok(Step::Hole(bytes)) => copied += bytes,
+                Ok(Step::Data(bytes)) => (copied, data) = (copied + bytes, data + bytes),
                 // what was copied is told first; the next call meets the error
                 Err(_) if copied > 0 => break,
-                Err(error) => return Err(error.into()),
-            };
-            if bytes.is_empty() {
-                break;
-            }
-            let mode = WriteMode { position: Position::At(target_offset + copied), drop_set_id };
-            match self.write(target, &bytes, mode).await {
-                Ok(_) => copied += bytes.len() as u64,
-                Err(_) if copied > 0 => break,
                 Err(error) => return Err(error),
-            }
-            if bytes.len() < step {
-                break;
             }
         }
         Ok(copied)
     }
+
+    /// Copies the next hole or the next few bytes, at most `length`.
+    async fn copy_step(
+        &self,
+        caller: Caller,
+        (source, from): (InodeId, u64),
+        (target, to): (InodeId, u64),
+        length: u64,
+    ) -> Result<Step> {
+        let size = self.cache.transact(|tx| file(tx, source)).await?.size;
+        if from >= size {
+            return Ok(Step::End);
+        }
+        let next_data = self.cache.seek(source, from, Seek::Data).await?.unwrap_or(size);
+        if next_data > from {
+            let hole = length.min(next_data - from);
+            self.fallocate(caller, target, to, hole, Allocate::Zero).await?;
+            return Ok(Step::Hole(hole));
+        }
+        let end = self.cache.seek(source, from, Seek::Hole).await?.unwrap_or(size);
+        let wanted = COPY_STEP.min(length).min(end.saturating_sub(from).max(1));
+        let bytes = self.cache.read(source, from, wanted as usize).await?;
+        if bytes.is_empty() {
+            return Ok(Step::End);
+        }
+        let mode = WriteMode { position: Position::At(to), drop_set_id: !caller.is_privileged() };
+        self.write(target, &bytes, mode).await?;
+        Ok(Step::Data(bytes.len() as u64))
+    }
+}
+
+/// What was copied.
+enum Step {
+    /// The source ends.
+    End,
+    /// So many bytes of a hole.
+    Hole(u64),
+    /// So many bytes.
+    Data(u64),
 }
 
 fn file(tx: &Transaction<'_>, inode: InodeId) -> Result<Attributes, Stop> {

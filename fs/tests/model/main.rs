@@ -290,7 +290,8 @@ impl Run {
         let content = &self.reference.nodes[source].content;
         let data = content[from.min(content.len())..(from + length).min(content.len())].to_vec();
         let (source, inode) = ((self.inodes[&source], from as u64), self.inodes[&target]);
-        let copied = self.fixture.volume.copy_range(source, (inode, to as u64), length as u64, false).await.unwrap();
+        let copied =
+            self.fixture.volume.copy_range(support::ROOT, source, (inode, to as u64), length as u64).await.unwrap();
         assert_eq!(copied as usize, data.len());
         if !data.is_empty() {
             self.reference.write(target, to, &data, now);
