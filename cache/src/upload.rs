@@ -150,7 +150,7 @@ impl Shared {
     async fn commit(self: &Arc<Self>, queued: &Arc<Queued>) -> Result<bool, Error> {
         // The network must never be ahead of what a power cut leaves here: it would look like another writer's work.
         self.journal.sync(self.journal.last()).await?;
-        let result = self.bucket.commit(&queued.commit).await;
+        let result = self.bucket.commit(&queued.commit, None).await;
         self.note_network(&result);
         match result {
             Ok(CommitReply::Applied { .. }) => {
@@ -167,6 +167,8 @@ impl Shared {
                 self.pace_refusals(&reason)?;
                 Ok(false)
             }
+            // Nothing of it is remembered there: the same batch comes again.
+            Ok(CommitReply::Lapsed(lapse)) => Err(bucket::Error::Unavailable(lapse.to_string()).into()),
             Err(bucket::Error::OutOfOrder(message)) => {
                 tracing::warn!("the stream of batches begins anew: {message}");
                 self.restart_stream().await?;

@@ -6,6 +6,7 @@ mod common;
 use common::*;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use strewn_engine::bucket::lease::{HeldLease, LeaseRequest};
 use strewn_engine::bucket::*;
 use strewn_engine::grant::{AccessGrant, Actions, ApiKey, Caveat, Subtree};
 use strewn_engine::ids::*;
@@ -73,13 +74,16 @@ fn kind(request: &Request) -> &'static str {
         Request::Changes { .. } => "changes",
         Request::Usage { .. } => "usage",
         Request::Revoke { .. } => "revoke",
+        Request::Lease { .. } => "lease",
+        Request::CommitUnder { .. } => "commit under a lease",
+        Request::Recalled { .. } => "recalled",
     }
 }
 
 /// Kinds that only tell of the bucket as a whole, which a share opens: not refused, and looked at one by one.
 const OPEN: [&str; 4] = ["open bucket", "list buckets", "changes", "usage"];
 /// All other kinds.
-const REFUSED: [&str; 13] = [
+const REFUSED: [&str; 16] = [
     "create bucket",
     "remove bucket",
     "entry",
@@ -93,6 +97,9 @@ const REFUSED: [&str; 13] = [
     "finish segment",
     "commit",
     "revoke",
+    "lease",
+    "commit under a lease",
+    "recalled",
 ];
 
 fn commit(operations: Vec<Operation>, runs: Vec<NewRun>) -> Commit {
@@ -183,12 +190,25 @@ impl Place {
             Request::FinishSegment { bucket, segment: self.begun, pieces: Vec::new() },
             Request::Revoke { api_key: self.full_key.serialize().into() },
         ]);
+        let mount = MountId::from_bytes(random());
+        let all = LeaseRequest { all: true, ..LeaseRequest::new(mount, 1, None) };
+        let names = vec![(self.root, other_name.clone())];
+        let name = LeaseRequest { names, ..LeaseRequest::new(mount, 1, None) };
+        attacks.extend([all, name].map(|lease| Request::Lease { bucket, lease }));
+        let lease = HeldLease { mount, epoch: 1 };
+        attacks.push(Request::Recalled { bucket, lease, wait: Duration::ZERO });
         let inline = NewRun {
             run: RunId::from_bytes(random()),
             length: 1,
             place: RunPlace::Inline(bytes::Bytes::from_static(&[0; 17])),
         };
-        attacks.extend(commits.map(|operations| Request::Commit { bucket, commit: commit(operations, Vec::new()) }));
+        attacks.extend(
+            commits.clone().map(|operations| Request::Commit { bucket, commit: commit(operations, Vec::new()) }),
+        );
+        attacks.extend(commits.map(|operations| {
+            let commit = commit(operations, Vec::new());
+            Request::CommitUnder { bucket, lease: None, commit }
+        }));
         attacks.push(Request::Commit {
             bucket,
             commit: commit(vec![self.put(&self.shared, 1, Vec::new())], vec![inline]),

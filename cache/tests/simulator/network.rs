@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use strewn_cache::{Name, Root};
+use strewn_engine::bucket::lease::{HeldLease, LeaseReply, LeaseRequest};
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::bucket::*;
 use strewn_engine::content::{WINDOW, run, window};
@@ -79,12 +80,20 @@ impl BucketService for Network {
         self.bucket.put_segment(segment, source).await
     }
 
-    async fn commit(&self, commit: &Commit) -> Result<CommitReply, Error> {
-        let reply = self.bucket.commit(commit).await?;
+    async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
+        let reply = self.bucket.commit(commit, lease).await?;
         self.commits.lock().push(self.bucket.fork());
         (self.on_commit)();
         let lost = self.lost_replies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if lost.is_ok() { Err(Error::Unreachable("the reply was lost".into())) } else { Ok(reply) }
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Error> {
+        self.bucket.lease(request).await
+    }
+
+    async fn recalled(&self, lease: HeldLease, wait: Duration) -> Result<bool, Error> {
+        self.bucket.recalled(lease, wait).await
     }
 
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error> {

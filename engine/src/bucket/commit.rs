@@ -14,6 +14,7 @@
 //!
 //! An inode whose last name goes disappears with its extents; runs and segments are reference-counted through extents.
 
+use super::lease::Lapse;
 use super::rows::*;
 use crate::ids::{CommitId, InodeId, MountId, RunId};
 use serde::{Deserialize, Serialize};
@@ -139,6 +140,8 @@ pub enum CommitReply {
         /// Why.
         reason: Refusal,
     },
+    /// Not applied, because of leases; nothing of it is remembered, so the same batch may be sent again.
+    Lapsed(Lapse),
 }
 
 /// Why a batch was refused. The state is as before.

@@ -3,12 +3,14 @@
 //! It keeps plain maps under one lock, answers exactly as a satellite does (both apply the same [`plan`]), stores segments
 //! as they come, and loses everything when dropped. Faults can be ordered: unreachable, failing calls, lost replies.
 //!
-//! It has no clock: a call of [`changes`](BucketService::changes) with a `wait` above zero ends with the next commit, with
-//! [`MemoryBucket::wake`], or when its future is dropped. Segments nothing refers to go with
+//! Its clock stands still until [`MemoryBucket::advance`] moves it: a call of [`changes`](BucketService::changes) with a
+//! `wait` above zero ends with the next commit, one of [`recalled`](BucketService::recalled) with the next recall, both
+//! with [`MemoryBucket::wake`], or when their future is dropped. Segments nothing refers to go with
 //! [`MemoryBucket::collect_unreferenced`].
 
 mod state;
 
+use super::lease::Leases;
 use super::plan::{InodeRow, RunRow};
 use super::*;
 use crate::content::run;
@@ -44,6 +46,8 @@ pub struct Calls {
     pub changes: u64,
     pub usage: u64,
     pub run_segments: u64,
+    pub lease: u64,
+    pub recalled: u64,
 }
 
 /// Everything in a bucket, in order, for comparing two of them. The feed and mount streams are not part of it.
@@ -96,7 +100,7 @@ impl MemoryBucket {
         state.wake();
     }
 
-    /// Makes the next `calls` calls fail with `error`, without doing anything.
+    /// Makes the next `calls` calls fail with `error`, without doing anything; those about leases are not counted.
     pub fn fail_next(&self, calls: u64, error: Error) {
         self.state.lock().failing = Some((calls, error));
     }
@@ -121,6 +125,20 @@ impl MemoryBucket {
     pub fn wake(&self) {
         let mut state = self.state.lock();
         state.interrupted += 1;
+        state.wake();
+    }
+
+    /// Moves its clock on, by which leases run out.
+    pub fn advance(&self, time: Duration) {
+        let mut state = self.state.lock();
+        state.elapsed += time;
+        state.wake();
+    }
+
+    /// Makes it know of leases what a satellite knows after a restart.
+    pub fn restart(&self) {
+        let mut state = self.state.lock();
+        state.leases = Leases::restore(state.elapsed, state.saved_leases.clone());
         state.wake();
     }
 
@@ -244,10 +262,40 @@ impl BucketService for MemoryBucket {
         state.reply(())
     }
 
-    async fn commit(&self, commit: &Commit) -> Result<CommitReply, Error> {
+    async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
         let mut state = self.begin(|calls| &mut calls.commit)?;
-        let reply = state.commit(commit)?;
+        let reply = state.commit(commit, lease)?;
         state.reply(reply)
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Error> {
+        let mut state = self.state.lock();
+        state.calls.lease += 1;
+        if state.unreachable {
+            return Err(unreachable());
+        }
+        state.lease(request)
+    }
+
+    async fn recalled(&self, lease: HeldLease, wait: Duration) -> Result<bool, Error> {
+        let interrupted = {
+            let mut state = self.state.lock();
+            state.calls.recalled += 1;
+            state.interrupted
+        };
+        std::future::poll_fn(|context| {
+            let mut state = self.state.lock();
+            if state.unreachable {
+                return Poll::Ready(Err(unreachable()));
+            }
+            let must_ask = state.leases.must_ask(state.elapsed, lease.mount, lease.epoch);
+            if must_ask || wait.is_zero() || state.interrupted != interrupted {
+                return Poll::Ready(Ok(must_ask));
+            }
+            state.wait(context);
+            Poll::Pending
+        })
+        .await
     }
 
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error> {
@@ -260,9 +308,7 @@ impl BucketService for MemoryBucket {
             if wait.is_zero() || state.sequence != after || state.interrupted != interrupted {
                 return Poll::Ready(Ok(state.changes(after, self.settings.epoch)));
             }
-            if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                state.waiting.push(context.waker().clone());
-            }
+            state.wait(context);
             Poll::Pending
         })
         .await

@@ -8,6 +8,7 @@
 //! changes only by a [`Commit`].
 
 mod commit;
+pub mod lease;
 pub mod memory;
 pub mod plan;
 mod rows;
@@ -17,6 +18,7 @@ pub use rows::*;
 
 use crate::ids::{BucketId, InodeId, RunId, SegmentId};
 use bytes::Bytes;
+use lease::{HeldLease, LeaseReply, LeaseRequest};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,8 +81,16 @@ pub trait BucketService: Send + Sync + 'static {
     /// does nothing. Segments that no commit refers to within a day are collected.
     async fn put_segment(&self, segment: SegmentId, source: Arc<dyn SegmentSource>) -> Result<(), Error>;
 
-    /// Applies a batch, all or nothing. `Ok` with [`CommitReply::Refused`] means nothing was applied.
-    async fn commit(&self, commit: &Commit) -> Result<CommitReply, Error>;
+    /// Applies a batch, all or nothing, made under a lease or under none. `Ok` with [`CommitReply::Refused`] or
+    /// [`CommitReply::Lapsed`] means nothing was applied.
+    async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error>;
+
+    /// Asks for names, gives names up, and renews what is held: see [`lease`]. One request at a time per mount.
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Error>;
+
+    /// Waits up to `wait` until a mount that believes to hold something under this epoch has to ask what became of it, with
+    /// [`lease`](Self::lease): somebody wants some of it, or it is over. False if that is not so.
+    async fn recalled(&self, lease: HeldLease, wait: Duration) -> Result<bool, Error>;
 
     /// Changes after sequence number `after`; waits up to `wait` for the first one, then returns what there is.
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error>;

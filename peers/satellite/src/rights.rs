@@ -8,6 +8,7 @@ use crate::metabase::lines::Reach;
 use crate::metabase::referring_inodes;
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
+use strewn_engine::bucket::lease::LeaseRequest;
 use strewn_engine::bucket::{self, Commit, Operation, PutInode, SetEntry};
 use strewn_engine::grant::{Action, Permissions};
 use strewn_engine::ids::{BucketId, InodeId, RunId};
@@ -51,6 +52,23 @@ pub(crate) fn require_write(permissions: &Permissions) -> Result<(), bucket::Err
 /// Fails unless the inode is within the grant's subtrees.
 pub(crate) fn require_covered(reach: &mut Reach<'_>, inode: InodeId) -> Result<(), Error> {
     if reach.covers(inode)? { Ok(()) } else { Err(outside().into()) }
+}
+
+/// Fails unless the grant allows all that a mount wants to hold: single names where it may write, all names only if it may
+/// write and list the whole bucket.
+pub(crate) fn check_lease(
+    reach: &mut Reach<'_>,
+    bucket: &Bucket,
+    permissions: &Permissions,
+    request: &LeaseRequest,
+) -> Result<(), Error> {
+    require_write(permissions)?;
+    if request.all {
+        require(permissions, Action::List)?;
+        require_covered(reach, bucket.root)?;
+    }
+    let directories: HashSet<InodeId> = request.names.iter().map(|(directory, _)| *directory).collect();
+    directories.into_iter().try_for_each(|directory| require_covered(reach, directory))
 }
 
 /// Fails unless the grant allows every operation of a batch, judged by the state before it.

@@ -1,10 +1,11 @@
-//! A metabase written by schema version 1 stays readable. If this fails, the schema version has to change.
+//! Metabases written by older software stay readable. If this fails, the schema version has to change.
 
 mod common;
 
 use common::*;
 use std::sync::Arc;
 use std::time::Duration;
+use strewn_engine::bucket::lease::{LeaseRequest, NameLease};
 use strewn_engine::bucket::*;
 use strewn_engine::grant::{ApiKey, Caveat};
 use strewn_engine::ids::*;
@@ -69,10 +70,43 @@ async fn version_1_is_read() {
     assert!(nodes.iter().all(|node| node.online && node.addresses[0].starts_with("/ip4/127.0.0.1/tcp/")));
     assert_eq!(nodes.iter().map(|node| node.earned).sum::<u64>(), 1_000);
 
+    // What came with later versions is there.
+    let mount = MountId::from_bytes([1; 16]);
+    let lease = LeaseRequest { all: true, ..LeaseRequest::new(mount, 1, None) };
+    let Reply::Lease(lease) = ask(Request::Lease { bucket: BUCKET, lease }).await else { panic!("no lease") };
+    assert_eq!((lease.all, lease.epoch, lease.sequence), (true, Some(1), 2));
+
     // A batch that was answered then is answered the same now.
     let mut stream = Stream::new(1);
     let operations = vec![set(ROOT, 10, None, Some(target(10, Kind::File))), file(10, 0, 40, 5_000)];
     let commit = stream.batch(operations, vec![in_segment(40, 5_000, segment)]);
     let reply = ask(Request::Commit { bucket: BUCKET, commit }).await;
     assert!(matches!(reply, Reply::Commit(CommitReply::Applied { sequence: 1 })), "{reply:?}");
+}
+
+/// The same satellite later: mount 1 of the same key wants the name 30, and holds it.
+const METABASE_2: &[u8] = include_bytes!("data/metabase-2.sqlite");
+
+#[tokio::test]
+async fn version_2_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("metabase.sqlite"), METABASE_2).unwrap();
+    let clock = Arc::new(ManualClock::new(START));
+    let satellite = open(directory.path(), &clock);
+    let key = ApiKey::parse(&data_encoding::HEXLOWER.decode(KEY).unwrap()).unwrap();
+    let session = session(&satellite, &key);
+    let want = |mount: u8, held| {
+        let names = vec![(ROOT, name(30))];
+        let lease = LeaseRequest { names, ..LeaseRequest::new(MountId::from_bytes([mount; 16]), 8, held) };
+        let (satellite, session) = (&satellite, &session);
+        async move {
+            match satellite.handle(session, Request::Lease { bucket: BUCKET, lease }).await {
+                Reply::Lease(reply) => reply,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(want(2, None).await.names, [NameLease::Busy]);
+    let holder = want(1, Some(1)).await;
+    assert_eq!((holder.names, holder.epoch, holder.recalled), (vec![NameLease::Granted], Some(1), true));
 }

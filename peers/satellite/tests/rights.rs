@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use std::time::Duration;
+use strewn_engine::bucket::lease::*;
 use strewn_engine::bucket::*;
 use strewn_engine::grant::{Actions, ApiKey, Caveat, Subtree};
 use strewn_engine::ids::*;
@@ -44,6 +45,18 @@ fn commit(mount: u8, operations: Vec<Operation>) -> Request {
     Request::Commit { bucket: BUCKET, commit: Stream::new(mount).batch(operations, Vec::new()) }
 }
 
+/// Wants a name in each of these directories.
+fn lease(directories: &[u8]) -> Request {
+    let names = directories.iter().map(|directory| (id(*directory), name(1))).collect();
+    let lease = LeaseRequest { names, ..LeaseRequest::new(MountId::from_bytes([46; 16]), 1, None) };
+    Request::Lease { bucket: BUCKET, lease }
+}
+
+fn lease_of_all() -> Request {
+    let lease = LeaseRequest { all: true, ..LeaseRequest::new(MountId::from_bytes([46; 16]), 1, None) };
+    Request::Lease { bucket: BUCKET, lease }
+}
+
 /// Reads of one inode, or of entries in it.
 fn reads(inode: InodeId) -> Vec<Request> {
     let run = RunId::from_bytes([inode.as_bytes()[0].wrapping_add(100); 16]);
@@ -76,6 +89,8 @@ async fn every_request_needs_its_rights() {
     let uplink = [0; 32];
     let other = SegmentId::from_bytes([61; 16]);
     let file = |inode| Some(target(inode, Kind::File));
+    let mount = MountId::from_bytes([46; 16]);
+    let added = Stream::new(46).batch(create(ROOT, 52, Kind::File).to_vec(), Vec::new());
     cases.extend([
         (list, Request::Entries { bucket: BUCKET, directory: id(A), after: None, limit: 1 }),
         (list, Request::ListBuckets),
@@ -93,6 +108,11 @@ async fn every_request_needs_its_rights() {
         (delete, commit(43, vec![set(id(B), 31, Some(LINKED), None)])),
         (change, commit(44, vec![set(id(B), B_FILE, Some(B_FILE), file(LINKED))])),
         (change, commit(45, vec![Operation::PutInode(put(A_FILE, Kind::File, 1))])),
+        (write, lease(&[A, B])),
+        (write, lease(&[])),
+        (Actions { list: true, ..write }, lease_of_all()),
+        (write, Request::Recalled { bucket: BUCKET, lease: HeldLease { mount, epoch: 1 }, wait: Duration::ZERO }),
+        (write, Request::CommitUnder { bucket: BUCKET, lease: None, commit: added }),
     ]);
     for bits in 0..16u8 {
         let has = |bit: u8| bits & bit == 0;
@@ -100,7 +120,7 @@ async fn every_request_needs_its_rights() {
         let caveat = Caveat { disallow: Actions::ALL.without(allowed), ..Caveat::default() };
         for (needed, request) in &cases {
             let mut request = request.clone();
-            if let Request::Commit { commit, .. } = &mut request {
+            if let Request::Commit { commit, .. } | Request::CommitUnder { commit, .. } = &mut request {
                 // A stream of its own, or it would be a replay.
                 let mount = [[commit.mount.as_bytes()[0]; 8], [bits; 8]].concat();
                 commit.mount = MountId::try_from(&mount[..]).unwrap();
@@ -215,6 +235,16 @@ async fn changes_stay_within_the_subtree() {
     for (mount, operations) in (100..).zip(allowed) {
         expect(&net, &key, mount, operations, true).await;
     }
+    for (request, allowed) in [
+        (lease(&[A, A_SUB]), true),
+        (lease(&[A, B]), false),
+        (lease(&[1]), false),
+        (lease(&[99]), false),
+        (lease_of_all(), false),
+    ] {
+        let reply = net.ask_with(&key, request.clone()).await;
+        assert_eq!(is_forbidden(&reply), !allowed, "{request:?}: {reply:?}");
+    }
     // With both directories in one list, the border is gone.
     let both = net.key.restrict(&subtrees(&[A, B])).unwrap();
     let across = vec![set(id(B), B_FILE, Some(B_FILE), None), set(id(A), 51, None, file_target(B_FILE))];
@@ -223,6 +253,32 @@ async fn changes_stay_within_the_subtree() {
     let expiring = Caveat { max_ttl: Some(Duration::from_secs(60)), ..Caveat::default() };
     let expiring = net.key.restrict(&expiring).unwrap();
     expect(&net, &expiring, 121, create(ROOT, 70, Kind::File).to_vec(), false).await;
+}
+
+#[tokio::test]
+async fn nobody_gives_up_what_another_key_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = tree(directory.path()).await;
+    let mount = MountId::from_bytes([5; 16]);
+    let names = vec![(id(A), name(1))];
+    let ask = |key: ApiKey, lease: LeaseRequest| {
+        let net = &net;
+        async move {
+            match net.ask_with(&key, Request::Lease { bucket: BUCKET, lease }).await {
+                Reply::Lease(reply) => reply,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let wants = LeaseRequest { names: names.clone(), ..LeaseRequest::new(mount, 1, None) };
+    let held = ask(net.key.clone(), wants.clone()).await;
+    assert_eq!(held.names, [NameLease::Granted]);
+    // It knows the mount's id, which the feed tells, and guesses the epoch.
+    let other = net.key.restrict(&subtrees(&[A])).unwrap();
+    let gives_up = LeaseRequest { release: names.clone(), ..LeaseRequest::new(mount, 2, held.epoch) };
+    assert_eq!(ask(other.clone(), gives_up).await.epoch, None);
+    assert_eq!(ask(other, wants.clone()).await.names, [NameLease::Busy]);
+    assert_eq!(ask(net.key.clone(), LeaseRequest::new(mount, 2, held.epoch)).await.wanted, names);
 }
 
 #[tokio::test]

@@ -151,14 +151,9 @@ impl StreamServer {
         Ok(())
     }
 
-    async fn answer(&self, session: &Session, mut request: Request) -> Reply {
-        let wait = match &mut request {
-            Request::Changes { wait, .. } => {
-                *wait = (*wait).min(MAX_WAIT);
-                Some(*wait)
-            }
-            _ => None,
-        };
+    async fn answer(&self, session: &Session, request: Request) -> Reply {
+        // The satellite grants no longer waits than that.
+        let wait = request.wait().map(|wait| wait.min(MAX_WAIT));
         let work = async {
             let _slot = match wait {
                 // A long poll works on nothing while it waits.

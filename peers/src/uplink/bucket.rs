@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
+use strewn_engine::bucket::lease::{HeldLease, LeaseReply, LeaseRequest};
 use strewn_engine::bucket::{
     BucketService, BucketSettings, Changes, Commit, CommitReply, EncryptedName, Entry, EntryPage, Error, Extents,
     Inode, SegmentSource, SegmentState, Usage,
@@ -72,9 +73,17 @@ impl BucketService for NetworkBucket {
         upload::put_segment(&self.shared, self.settings.bucket, segment, source).await
     }
 
-    async fn commit(&self, commit: &Commit) -> Result<CommitReply, Error> {
-        let request = Request::Commit { bucket: self.settings.bucket, commit: commit.clone() };
+    async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
+        let request = Request::CommitUnder { bucket: self.settings.bucket, lease, commit: commit.clone() };
         expect!(self.ask(request).await?, Commit)
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Error> {
+        expect!(self.ask(Request::Lease { bucket: self.settings.bucket, lease: request.clone() }).await?, Lease)
+    }
+
+    async fn recalled(&self, lease: HeldLease, wait: Duration) -> Result<bool, Error> {
+        expect!(self.ask(Request::Recalled { bucket: self.settings.bucket, lease, wait }).await?, Recalled)
     }
 
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use strewn_engine::bucket::Error;
 use strewn_engine::ids::SatelliteId;
 use strewn_wire::frame::{self, FrameError};
-use strewn_wire::satellite::{Hello, MAX_COMMIT_FRAME, MAX_REPLY, MAX_REQUEST, Reply, Request, VERSION};
+use strewn_wire::satellite::{Hello, MAX_REPLY, MAX_REQUEST, Reply, Request, VERSION};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -84,8 +84,9 @@ impl SatelliteClient {
     /// Asks something that may safely be asked twice.
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Error> {
         let message = encode(request)?;
-        let polls = matches!(request, Request::Changes { .. });
-        let more = long_poll(request) + sending(&message);
+        let wait = request.wait();
+        let polls = wait.is_some();
+        let more = wait.unwrap_or_default() + sending(&message);
         let attempt = self.patience.attempt + more;
         let deadline = Instant::now() + self.patience.all + more;
         let _slot = self.slots.acquire().await.expect("never closed");
@@ -206,17 +207,9 @@ impl From<Failure> for Error {
 }
 
 fn encode(request: &Request) -> Result<Vec<u8>, Error> {
-    let limit = if matches!(request, Request::Commit { .. }) { MAX_COMMIT_FRAME } else { MAX_REQUEST };
     let mut message = Vec::new();
-    frame::append(&mut message, request, limit).map_err(|error| Error::Invalid(error.to_string()))?;
+    frame::append(&mut message, request, request.max_frame()).map_err(|error| Error::Invalid(error.to_string()))?;
     Ok(message)
-}
-
-fn long_poll(request: &Request) -> Duration {
-    match request {
-        Request::Changes { wait, .. } => *wait,
-        _ => Duration::ZERO,
-    }
 }
 
 fn sending(message: &[u8]) -> Duration {

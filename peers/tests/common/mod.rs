@@ -177,7 +177,7 @@ impl Drive {
         let number = self.number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let commit =
             Commit { id: CommitId::from_bytes(random()), mount: self.mount, number, operations, runs: runs.collect() };
-        self.service().commit(&commit).await
+        self.service().commit(&commit, None).await
     }
 
     /// Looks a file up as a drive would, knowing only the bucket's root key.

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use strewn_engine::bucket::lease::{HeldLease, LeaseReply, LeaseRequest};
 use strewn_engine::bucket::{
     BucketSettings, Changes, Cipher, Commit, CommitReply, EncryptedName, Entry, EntryPage, Error, Extents, Inode,
     Sealed, Usage,
@@ -77,6 +78,30 @@ pub enum Request {
     Usage { bucket: BucketId },
     /// Revokes an API key derived from the caller's (its serialized form); its children die too. Reply: [`Reply::Done`].
     Revoke { api_key: Bytes },
+    /// Reply: [`Reply::Lease`].
+    Lease { bucket: BucketId, lease: LeaseRequest },
+    /// As [`Request::Commit`], which says nothing of leases and gets [`Error::Unavailable`] where this one is told of a lapse.
+    CommitUnder { bucket: BucketId, lease: Option<HeldLease>, commit: Commit },
+    /// Reply: [`Reply::Recalled`].
+    Recalled { bucket: BucketId, lease: HeldLease, wait: Duration },
+}
+
+impl Request {
+    /// How long it asks to be kept waiting for something to happen; `None` if it is to be answered at once.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Changes { wait, .. } | Self::Recalled { wait, .. } => Some(*wait),
+            _ => None,
+        }
+    }
+
+    /// Largest frame it may take.
+    pub fn max_frame(&self) -> usize {
+        match self {
+            Self::Commit { .. } | Self::CommitUnder { .. } => MAX_COMMIT_FRAME,
+            _ => MAX_REQUEST,
+        }
+    }
 }
 
 /// A new bucket. The uplink drew the ids and sealed the root's key.
@@ -137,6 +162,8 @@ pub enum Reply {
     Commit(CommitReply),
     Changes(Changes),
     Usage(Usage),
+    Lease(LeaseReply),
+    Recalled(bool),
 }
 
 /// Where the asked blocks of a run lie.

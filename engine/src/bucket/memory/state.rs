@@ -1,6 +1,7 @@
 //! The maps of a bucket in memory, and what a commit does to them.
 
 use super::{Calls, FEED_KEPT, FEED_PAGE, Snapshot, unreachable};
+use crate::bucket::lease::{HeldLease, LeaseReply, LeaseRequest, Leases, Saved};
 use crate::bucket::plan::{self, InodeRow, Outcome, Plan, Rows, RunChange, RunRow, Turn};
 use crate::bucket::*;
 use crate::ids::{CommitId, InodeId, MountId, RunId, SegmentId};
@@ -8,7 +9,8 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::ops::Bound;
-use std::task::Waker;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 pub(super) struct State {
     pub(super) root: InodeId,
@@ -24,6 +26,11 @@ pub(super) struct State {
     pub(super) sequence: u64,
     pub(super) bytes: u64,
     pub(super) quota: Option<u64>,
+    pub(super) leases: Leases,
+    /// What a satellite would have written of them.
+    pub(super) saved_leases: Saved,
+    /// What its clock shows.
+    pub(super) elapsed: Duration,
     pub(super) waiting: Vec<Waker>,
     pub(super) interrupted: u64,
     pub(super) calls: Calls,
@@ -92,6 +99,9 @@ impl State {
             sequence: self.sequence,
             bytes: self.bytes,
             quota: self.quota,
+            leases: self.leases.clone(),
+            saved_leases: self.saved_leases.clone(),
+            elapsed: self.elapsed,
             ..Self::empty(self.root)
         }
     }
@@ -109,6 +119,9 @@ impl State {
             sequence: 0,
             bytes: 0,
             quota: None,
+            leases: Leases::default(),
+            saved_leases: Saved::default(),
+            elapsed: Duration::ZERO,
             waiting: Vec::new(),
             interrupted: 0,
             calls: Calls::default(),
@@ -142,6 +155,25 @@ impl State {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 
+    /// Has whoever polls in this context woken by [`wake`](Self::wake).
+    pub(super) fn wait(&mut self, context: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            self.waiting.push(context.waker().clone());
+        }
+    }
+
+    pub(super) fn lease(&mut self, request: &LeaseRequest) -> Result<LeaseReply, Error> {
+        let recalls = self.leases.recalls();
+        let reply = self.leases.request(self.elapsed, request, self.sequence);
+        if self.leases.recalls() != recalls {
+            self.wake();
+        }
+        if reply.is_ok() && self.leases.take_unsaved() {
+            self.saved_leases = self.leases.saved();
+        }
+        reply
+    }
+
     /// A run that an inode refers to.
     pub(super) fn run_of(&self, inode: InodeId, run: RunId) -> Result<&StoredRun, Error> {
         let refers = self.stored(inode)?.extents.values().any(|extent| extent.run == run);
@@ -169,7 +201,7 @@ impl State {
         (entry.clone(), child.row.inode.clone())
     }
 
-    pub(super) fn commit(&mut self, commit: &Commit) -> Result<CommitReply, Error> {
+    pub(super) fn commit(&mut self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
         plan::check_shape(commit)?;
         let digest = plan::digest(commit);
         let stream = self.streams.get(&commit.mount);
@@ -177,6 +209,11 @@ impl State {
         let known = known.map(|(_, digest, reply)| (*digest, reply.clone()));
         if let Turn::Replay(reply) = plan::turn(stream.map_or(0, |stream| stream.last), commit, &digest, known)? {
             return Ok(reply);
+        }
+        let (mount, epoch) = (lease.map_or(commit.mount, |lease| lease.mount), lease.map(|lease| lease.epoch));
+        if let Err(lapse) = self.leases.check_commit(self.elapsed, mount, epoch, commit) {
+            self.wake();
+            return Ok(CommitReply::Lapsed(lapse));
         }
         let Ok(outcome) = plan::plan(self, commit);
         let reply = match outcome {

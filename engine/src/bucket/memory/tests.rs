@@ -112,7 +112,7 @@ impl Mount {
 
     fn send(&mut self, operations: Vec<Operation>, runs: Vec<NewRun>) -> CommitReply {
         let commit = self.batch(operations, runs);
-        let reply = now(self.bucket.commit(&commit)).unwrap();
+        let reply = now(self.bucket.commit(&commit, None)).unwrap();
         self.number += u64::from(matches!(reply, CommitReply::Applied { .. }));
         reply
     }
@@ -132,7 +132,7 @@ impl Mount {
 fn refusal(reply: CommitReply) -> Refusal {
     match reply {
         CommitReply::Refused { reason, .. } => reason,
-        CommitReply::Applied { .. } => panic!("applied"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -215,22 +215,22 @@ fn a_replay_is_applied_once() {
     let mut mount = Mount::new(&bucket);
     let first = mount.batch(create(ROOT, 10, Kind::File).to_vec(), Vec::new());
     bucket.lose_replies(1);
-    assert!(matches!(now(bucket.commit(&first)), Err(Error::Unreachable(_))));
-    assert_eq!(now(bucket.commit(&first)), Ok(CommitReply::Applied { sequence: 1 }));
+    assert!(matches!(now(bucket.commit(&first, None)), Err(Error::Unreachable(_))));
+    assert_eq!(now(bucket.commit(&first, None)), Ok(CommitReply::Applied { sequence: 1 }));
     assert_eq!(bucket.snapshot().sequence, 1);
 
     let other = Commit { operations: Vec::new(), ..first.clone() };
-    assert!(matches!(now(bucket.commit(&other)), Err(Error::OutOfOrder(_))));
+    assert!(matches!(now(bucket.commit(&other, None)), Err(Error::OutOfOrder(_))));
     let gap = Commit { id: CommitId::from_bytes([99; 16]), number: 3, ..first.clone() };
-    assert!(matches!(now(bucket.commit(&gap)), Err(Error::OutOfOrder(_))));
+    assert!(matches!(now(bucket.commit(&gap, None)), Err(Error::OutOfOrder(_))));
 
     // A refused batch uses up no number and stays refused.
     let refused = Commit { id: CommitId::from_bytes([98; 16]), number: 2, ..first };
-    let reply = now(bucket.commit(&refused)).unwrap();
+    let reply = now(bucket.commit(&refused, None)).unwrap();
     assert!(matches!(reply, CommitReply::Refused { operation: 0, reason: Refusal::EntryChanged { .. } }));
     mount.number = 1;
     mount.apply(vec![set(ROOT, 10, Some(10), None)]);
-    assert_eq!(now(bucket.commit(&refused)).unwrap(), reply);
+    assert_eq!(now(bucket.commit(&refused, None)).unwrap(), reply);
 }
 
 #[test]
@@ -333,10 +333,10 @@ fn malformed_batches_are_invalid() {
     ];
     for operations in bad {
         let commit = mount.batch(operations, Vec::new());
-        assert!(matches!(now(bucket.commit(&commit)), Err(Error::Invalid(_))), "{commit:?}");
+        assert!(matches!(now(bucket.commit(&commit, None)), Err(Error::Invalid(_))), "{commit:?}");
     }
     let commit = mount.batch(Vec::new(), vec![inline(1, 10), inline(1, 10)]);
-    assert!(matches!(now(bucket.commit(&commit)), Err(Error::Invalid(_))));
+    assert!(matches!(now(bucket.commit(&commit, None)), Err(Error::Invalid(_))));
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn faults_come_as_ordered() {
     let mut mount = Mount::new(&bucket);
     let file = write(put(10, Kind::File, 0), 11, Vec::new(), &[]);
     let commit = mount.batch(vec![set(ROOT, 10, None, Some(target(10, Kind::File))), file], Vec::new());
-    assert!(matches!(now(bucket.commit(&commit)), Err(Error::Quota(_))));
+    assert!(matches!(now(bucket.commit(&commit, None)), Err(Error::Quota(_))));
     let mut seen = Vec::new();
     bucket.visit_bytes(|bytes| seen.push(bytes.to_vec()));
     assert_eq!(seen, [b"root record of 16+".to_vec()]);
@@ -408,4 +408,38 @@ fn a_fork_holds_the_same_and_goes_its_own_way() {
     bucket.set_unreachable(false);
     mount.send(create(ROOT, 3, Kind::File).into(), Vec::new());
     assert_eq!((fork.snapshot().sequence, bucket.snapshot().sequence), (1, 2));
+}
+
+#[test]
+fn leases_are_kept_on_its_own_clock() {
+    use crate::bucket::lease::{LEASE, Lapse, NameLease};
+    let bucket = bucket();
+    let mount = |number: u8| MountId::from_bytes([number; 16]);
+    let all = LeaseRequest { all: true, ..LeaseRequest::new(mount(1), 1, None) };
+    let reply = now(bucket.lease(&all)).unwrap();
+    let held = HeldLease { mount: mount(1), epoch: reply.epoch.unwrap() };
+    assert!(reply.all);
+    let mut waiting = pin!(bucket.recalled(held, Duration::from_secs(10)));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    let operations = create(ROOT, 10, Kind::File).to_vec();
+    let commit = Commit { id: CommitId::from_bytes([1; 16]), mount: mount(2), number: 1, operations, runs: vec![] };
+    let lapsed = now(bucket.commit(&commit, None));
+    assert_eq!(lapsed, Ok(CommitReply::Lapsed(Lapse::Held { operation: 0 })));
+    assert_eq!(waiting.poll(&mut context), Poll::Ready(Ok(true)));
+    bucket.advance(LEASE);
+    let name = LeaseRequest { names: vec![(ROOT, name(10))], ..LeaseRequest::new(mount(2), 1, None) };
+    let reply = now(bucket.lease(&name)).unwrap();
+    assert_eq!((reply.names, reply.sequence), (vec![NameLease::Granted], 0));
+    let under = |lease| now(bucket.commit(&commit, lease));
+    assert_eq!(under(Some(held)), Ok(CommitReply::Lapsed(Lapse::Stale)));
+    // Nothing of all that is remembered of the batch.
+    let lease = HeldLease { mount: mount(2), epoch: reply.epoch.unwrap() };
+    assert_eq!(under(Some(lease)), Ok(CommitReply::Applied { sequence: 1 }));
+    assert_eq!(under(Some(held)), Ok(CommitReply::Applied { sequence: 1 }), "a replay");
+    bucket.restart();
+    assert!(now(bucket.lease(&LeaseRequest::new(mount(2), 2, Some(lease.epoch)))).unwrap().recalled);
+    bucket.set_unreachable(true);
+    assert!(matches!(now(bucket.lease(&name)), Err(Error::Unreachable(_))));
+    assert!(matches!(now(bucket.recalled(lease, Duration::ZERO)), Err(Error::Unreachable(_))));
 }

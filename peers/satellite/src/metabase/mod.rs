@@ -11,6 +11,7 @@ pub(crate) mod buckets;
 mod codec;
 pub(crate) mod database;
 pub(crate) mod feed;
+pub(crate) mod leases;
 pub(crate) mod lines;
 pub(crate) mod nodes;
 pub(crate) mod read;

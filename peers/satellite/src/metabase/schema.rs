@@ -4,8 +4,10 @@ use super::Error;
 use rusqlite::Connection;
 use std::path::Path;
 
-/// Version of the tables below. Another one is refused: there is no way of reading it yet.
-pub const SCHEMA_VERSION: i64 = 1;
+/// Version of the tables below. Older ones are brought up to it, newer ones refused.
+///
+/// 1: all tables but those of leases. 2: leases.
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// "strw" in a database's header: tells a metabase from any other SQLite file.
 const APPLICATION_ID: i64 = 0x7374_7277;
@@ -16,7 +18,7 @@ const WAL_LIMIT_PAGES: i64 = 16_384;
 /// How long a connection waits for another one. Only a checkpoint ever makes the writer wait.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// All tables. Buckets have a small number, by which their rows are keyed; ids are BLOBs as in `strewn_engine::ids`.
+/// Tables of version 1. Buckets have a small number, by which their rows are keyed; ids are BLOBs as in `strewn_engine::ids`.
 const TABLES: &str = "
 CREATE TABLE satellite (
   only      INTEGER PRIMARY KEY CHECK (only = 1),
@@ -205,6 +207,22 @@ CREATE TABLE feed (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Tables that came with version 2: what is remembered of leases over a restart.
+const LEASES: &str = "
+CREATE TABLE leases (
+  bucket       INTEGER PRIMARY KEY,
+  epoch        INTEGER NOT NULL          -- newest that was given out
+) STRICT;
+
+CREATE TABLE lease_holders (
+  bucket       INTEGER NOT NULL,
+  holder       BLOB NOT NULL,            -- a mount under its key: see service::leases
+  epoch        INTEGER NOT NULL,
+  number       INTEGER NOT NULL,         -- of the request with which the epoch began
+  PRIMARY KEY (bucket, holder)
+) STRICT, WITHOUT ROWID;
+";
+
 /// Opens the connection that writes, making the tables if the file is new.
 pub(super) fn open_writer(path: &Path, identity: &[u8; 32]) -> Result<Connection, Error> {
     let mut connection = Connection::open(path)?;
@@ -249,6 +267,7 @@ fn prepare(connection: &Connection, path: &Path, identity: &[u8; 32]) -> Result<
     match (application, version, tables) {
         (0, 0, 0) => create(connection, identity)?,
         (APPLICATION_ID, SCHEMA_VERSION, _) => {}
+        (APPLICATION_ID, 1, _) => add_leases(connection)?,
         (APPLICATION_ID, found, _) => return Err(Error::OtherVersion { path: path.to_owned(), found }),
         _ => return Err(Error::NotAMetabase(path.to_owned())),
     }
@@ -258,8 +277,15 @@ fn prepare(connection: &Connection, path: &Path, identity: &[u8; 32]) -> Result<
 
 fn create(connection: &Connection, identity: &[u8; 32]) -> Result<(), Error> {
     connection.execute_batch(TABLES)?;
+    add_leases(connection)?;
     connection.execute("INSERT INTO satellite (only, identity, epoch) VALUES (1, ?1, 1)", [&identity[..]])?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    Ok(())
+}
+
+/// From version 1 to version 2.
+fn add_leases(connection: &Connection) -> Result<(), Error> {
+    connection.execute_batch(LEASES)?;
     connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     Ok(())
 }

@@ -89,6 +89,8 @@ fn removed_bucket(connection: &Connection) -> Result<u64, Error> {
     }
     if gone == 0 {
         gone += connection.execute("DELETE FROM streams WHERE bucket = ?1", [bucket])? as u64;
+        gone += connection.execute("DELETE FROM lease_holders WHERE bucket = ?1", [bucket])? as u64;
+        gone += connection.execute("DELETE FROM leases WHERE bucket = ?1", [bucket])? as u64;
         gone += connection.execute("DELETE FROM buckets WHERE number = ?1", [bucket])? as u64;
     }
     Ok(gone)

@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use strewn_engine::bucket::lease::{HeldLease, Lapse, LeaseRequest, NameKey};
 use strewn_engine::bucket::memory::{MemoryBucket, Snapshot};
 use strewn_engine::bucket::*;
 use strewn_engine::content::WINDOW;
+use strewn_engine::grant::ApiKey;
 use strewn_engine::ids::*;
 use strewn_wire::satellite::{CreateBucket, Hello, Reply, Request, VERSION};
 
@@ -50,13 +52,16 @@ impl Dialer for Nobody {
 struct Twins {
     satellite: Satellite,
     session: Session,
+    clock: Arc<ManualClock>,
+    key: ApiKey,
     memory: MemoryBucket,
 }
 
 async fn compare(directory: &Path, seed: u64) -> usize {
-    let twins = Twins::new(directory).await;
+    let mut twins = Twins::new(directory).await;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut streams = [Stream::new(1), Stream::new(2), Stream::new(3)];
+    let mut mounts = [Lease::new(1), Lease::new(2), Lease::new(3)];
     let mut sent: Vec<Commit> = Vec::new();
     let mut applied = 0;
     for number in 0..BATCHES {
@@ -70,7 +75,11 @@ async fn compare(directory: &Path, seed: u64) -> usize {
                 stream.next(number, operations, runs, &mut random)
             }
         };
-        let reply = twins.commit(&commit).await;
+        twins.compare_leases(directory, &mut mounts, &mut random).await;
+        let reply = twins.commit(&commit, held(&mounts, &commit, &mut random)).await;
+        if reply == Ok(CommitReply::Lapsed(Lapse::Stale)) {
+            mounts[usize::from(commit.mount.as_bytes()[0]) - 1].held = None;
+        }
         if let Ok(CommitReply::Applied { sequence }) = reply {
             let stream = &mut streams[usize::from(commit.mount.as_bytes()[0]) - 1];
             stream.last = stream.last.max(commit.number);
@@ -88,10 +97,9 @@ async fn compare(directory: &Path, seed: u64) -> usize {
 impl Twins {
     async fn new(directory: &Path) -> Self {
         let clock = Arc::new(ManualClock::new(0));
-        let identity = SigningKey::from_bytes(&[7; 32]);
-        let satellite = Satellite::open(directory, identity, Settings::local(), clock, Arc::new(Nobody)).unwrap();
+        let satellite = open(directory, &clock);
         let key = satellite.create_api_key().await.unwrap();
-        let session = satellite.open_session(&Hello { version: VERSION, api_key: key.serialize().into() }).unwrap();
+        let session = session(&satellite, &key);
         let new = CreateBucket {
             name: "twin".to_owned(),
             bucket: BUCKET,
@@ -117,16 +125,54 @@ impl Twins {
             memory.set_quota(quota);
             satellite.set_quota(BUCKET, quota).await.unwrap();
         }
-        Self { satellite, session, memory }
+        Self { satellite, session, clock, key, memory }
     }
 
     async fn ask(&self, request: Request) -> Reply {
         self.satellite.handle(&self.session, request).await
     }
 
-    async fn commit(&self, commit: &Commit) -> Result<CommitReply, Error> {
-        let expected = self.memory.commit(commit).await;
-        let reply = match self.ask(Request::Commit { bucket: BUCKET, commit: commit.clone() }).await {
+    /// Time passes, mounts ask for leases, and now and then the satellite restarts.
+    async fn compare_leases(&mut self, directory: &Path, mounts: &mut [Lease], random: &mut ChaCha8Rng) {
+        let seconds = [0, 0, 1, 11, 31][random.random_range(0..5)];
+        self.clock.advance(seconds);
+        self.memory.advance(Duration::from_secs(seconds.unsigned_abs()));
+        if random.random_ratio(1, 20) {
+            // Closed before it is opened again: its directory is locked.
+            self.satellite = {
+                let other = tempfile::tempdir().unwrap();
+                let elsewhere = open(other.path(), &self.clock);
+                drop(std::mem::replace(&mut self.satellite, elsewhere));
+                open(directory, &self.clock)
+            };
+            self.session = session(&self.satellite, &self.key);
+            self.memory.restart();
+        }
+        for mount in mounts {
+            let request = mount.request(random);
+            let expected = self.memory.lease(&request).await;
+            match (self.ask(Request::Lease { bucket: BUCKET, lease: request.clone() }).await, expected) {
+                (Reply::Lease(reply), Ok(expected)) => {
+                    assert_eq!(reply, expected, "{request:#?}");
+                    mount.held = reply.epoch;
+                }
+                (Reply::Failed(error), Err(expected)) => assert_eq!(error, expected),
+                other => panic!("{other:?}"),
+            }
+            let lease = HeldLease { mount: mount.id, epoch: random.random_range(0..9) };
+            let expected = self.memory.recalled(lease, Duration::ZERO).await.unwrap();
+            let wait = Duration::ZERO;
+            match self.ask(Request::Recalled { bucket: BUCKET, lease, wait }).await {
+                Reply::Recalled(recalled) => assert_eq!(recalled, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
+        let expected = self.memory.commit(commit, lease).await;
+        let request = Request::CommitUnder { bucket: BUCKET, lease, commit: commit.clone() };
+        let reply = match self.ask(request).await {
             Reply::Commit(reply) => Ok(reply),
             Reply::Failed(error) => Err(error),
             other => panic!("{other:?}"),
@@ -176,6 +222,52 @@ impl Twins {
         };
         assert_eq!(changes, found);
     }
+}
+
+/// A mount as the leases see it.
+struct Lease {
+    id: MountId,
+    number: u64,
+    held: Option<u64>,
+}
+
+impl Lease {
+    fn new(mount: u8) -> Self {
+        Self { id: MountId::from_bytes([mount; 16]), number: 0, held: None }
+    }
+
+    /// Wants and gives up this and that; sometimes what it sends is old, or it has restarted.
+    fn request(&mut self, random: &mut ChaCha8Rng) -> LeaseRequest {
+        self.number += random.random_range(1..3);
+        if random.random_ratio(1, 20) {
+            self.held = None;
+        }
+        let number = self.number.saturating_sub(2 * u64::from(random.random_ratio(1, 10)));
+        let mut some = |most: usize| -> Vec<NameKey> {
+            let count = random.random_range(0..=most);
+            (0..count).map(|_| (ROOT, name(random.random_range(0..8)))).collect()
+        };
+        let (names, release) = (some(2), some(4));
+        let mut sometimes = |of| random.random_ratio(1, of);
+        let (all, reserve, release_all) = (sometimes(3), sometimes(3), sometimes(3));
+        LeaseRequest { all, names, reserve, release_all, release, ..LeaseRequest::new(self.id, number, self.held) }
+    }
+}
+
+/// The lease a batch is sent under, if any.
+fn held(mounts: &[Lease], commit: &Commit, random: &mut ChaCha8Rng) -> Option<HeldLease> {
+    let mount = &mounts[usize::from(commit.mount.as_bytes()[0]) - 1];
+    let epoch = mount.held.filter(|_| random.random_ratio(2, 3))?;
+    Some(HeldLease { mount: mount.id, epoch })
+}
+
+fn open(directory: &Path, clock: &Arc<ManualClock>) -> Satellite {
+    let identity = SigningKey::from_bytes(&[7; 32]);
+    Satellite::open(directory, identity, Settings::local(), clock.clone(), Arc::new(Nobody)).unwrap()
+}
+
+fn session(satellite: &Satellite, key: &ApiKey) -> Session {
+    satellite.open_session(&Hello { version: VERSION, api_key: key.serialize().into() }).unwrap()
 }
 
 struct Stream {

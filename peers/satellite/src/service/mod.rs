@@ -3,6 +3,7 @@
 //! Every request is judged by its API key at the moment it is answered: genuine, not revoked, within its time; and by the
 //! rights in the transaction that reads or changes. Nothing is answered before it is durable.
 
+mod leases;
 mod nodes;
 mod operator;
 mod session;
@@ -16,7 +17,7 @@ pub use session::Session;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::metabase::database::Database;
-use crate::metabase::{Error, access, nodes as node_rows};
+use crate::metabase::{Error, access, leases as lease_rows, nodes as node_rows};
 use crate::registry::Registry;
 use crate::settings::Settings;
 use ed25519_dalek::SigningKey;
@@ -24,11 +25,15 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use strewn_engine::bucket;
+use std::time::Duration;
+use strewn_engine::bucket::{self, CommitReply};
 use strewn_engine::grant::{Permissions, Tail};
 use strewn_engine::ids::{ApiKeyId, BucketId, NodeId, SatelliteId};
 use strewn_wire::satellite::{Reply, Request};
 use tokio::sync::watch;
+
+/// Longest waiting for something to happen; who wants longer asks again.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Dials a node to see whether it is where it says.
 #[async_trait::async_trait]
@@ -54,6 +59,7 @@ struct Inner {
     started: i64,
     keys: RwLock<HashSet<ApiKeyId>>,
     revoked: RwLock<HashSet<Tail>>,
+    leases: leases::Keeper,
     /// Newest sequence number of buckets that somebody waits for.
     feeds: Mutex<HashMap<BucketId, watch::Sender<u64>>>,
 }
@@ -68,10 +74,12 @@ impl Satellite {
         dialer: Arc<dyn Dialer>,
     ) -> Result<Self, Error> {
         let identity = Identity::new(identity);
-        let (database, (nodes, keys, revoked)) = Database::open(directory, identity.id().as_bytes(), |connection| {
-            Ok((node_rows::all(connection)?, access::keys(connection)?, access::revocations(connection)?))
-        })?;
-        let started = clock.now().seconds;
+        let (database, (nodes, keys, revoked, saved)) =
+            Database::open(directory, identity.id().as_bytes(), |connection| {
+                let (keys, revoked) = (access::keys(connection)?, access::revocations(connection)?);
+                Ok((node_rows::all(connection)?, keys, revoked, lease_rows::all(connection)?))
+            })?;
+        let (started, elapsed) = (clock.now().seconds, clock.elapsed());
         let inner = Inner {
             identity,
             settings,
@@ -82,6 +90,7 @@ impl Satellite {
             started,
             keys: RwLock::new(keys.into_iter().collect()),
             revoked: RwLock::new(revoked.into_iter().collect()),
+            leases: leases::Keeper::new(elapsed, saved),
             feeds: Mutex::new(HashMap::new()),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -135,7 +144,15 @@ impl Satellite {
             Request::FinishSegment { bucket, segment, pieces } => {
                 self.finish_segment(caller, bucket, segment, pieces).await
             }
-            Request::Commit { bucket, commit } => self.commit(caller, bucket, commit).await,
+            Request::Commit { bucket, commit } => match self.commit(caller, bucket, commit, None).await? {
+                CommitReply::Lapsed(lapse) => Err(leases::unavailable(lapse)),
+                reply => Ok(Reply::Commit(reply)),
+            },
+            Request::CommitUnder { bucket, lease, commit } => {
+                Ok(Reply::Commit(self.commit(caller, bucket, commit, lease).await?))
+            }
+            Request::Lease { bucket, lease } => self.lease(caller, bucket, lease).await,
+            Request::Recalled { bucket, lease, wait } => self.recalled(caller, bucket, lease, wait).await,
             Request::Changes { bucket, after, wait } => self.changes(session, bucket, after, wait).await,
             Request::Usage { bucket } => self.usage(caller, bucket).await,
             Request::Revoke { api_key } => self.revoke(caller, &api_key).await,

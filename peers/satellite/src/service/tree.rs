@@ -1,6 +1,6 @@
 //! Requests about buckets and their trees.
 
-use super::{Caller, Satellite, Session, invalid};
+use super::{Caller, MAX_WAIT, Satellite, Session, invalid};
 use crate::metabase::buckets::{self, Bucket};
 use crate::metabase::lines::Reach;
 use crate::metabase::tree::Tree;
@@ -9,6 +9,7 @@ use crate::rights;
 use rusqlite::Connection;
 use std::ops::Range;
 use std::time::Duration;
+use strewn_engine::bucket::lease::HeldLease;
 use strewn_engine::bucket::plan::{self, Outcome, Turn};
 use strewn_engine::bucket::{self, Changes, Commit, CommitReply, EncryptedName, MAX_PAGE, Sealed};
 use strewn_engine::content::BLOCK;
@@ -16,9 +17,6 @@ use strewn_engine::grant::Action;
 use strewn_engine::ids::{BucketId, InodeId, RunId};
 use strewn_engine::segment::MAX_SEGMENT;
 use strewn_wire::satellite::{CreateBucket, Reply};
-
-/// Longest waiting for a change; who wants longer asks again.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Most bytes of a bucket's derivation.
 const MAX_DERIVATION: usize = 256;
@@ -71,6 +69,7 @@ impl Satellite {
         });
         removed.await?;
         self.inner.feeds.lock().remove(&bucket);
+        self.inner.leases.forget(bucket);
         Ok(Reply::Done)
     }
 
@@ -144,14 +143,20 @@ impl Satellite {
         Ok(Reply::Usage(found.usage(u64::try_from(available).unwrap_or(u64::MAX))))
     }
 
-    pub(super) async fn commit(&self, caller: Caller, id: BucketId, commit: Commit) -> Result<Reply, Error> {
+    pub(super) async fn commit(
+        &self,
+        caller: Caller,
+        id: BucketId,
+        commit: Commit,
+        lease: Option<HeldLease>,
+    ) -> Result<CommitReply, Error> {
         rights::require_bucket(&caller.permissions, id)?;
-        let now = self.seconds();
         // Hashing a large batch takes milliseconds.
         let checked =
             tokio::task::spawn_blocking(move || plan::check_shape(&commit).map(|()| (plan::digest(&commit), commit)));
         let (digest, commit) = checked.await.map_err(|_| Error::Closed)??;
-        let write = move |connection: &Connection| apply(connection, &caller, id, &commit, &digest, now);
+        let satellite = self.clone();
+        let write = move |connection: &Connection| satellite.apply(connection, &caller, id, &commit, &digest, lease);
         let reply = self.inner.database.write(write).await?;
         if let CommitReply::Applied { sequence } = reply
             && let Some(feed) = self.inner.feeds.lock().get(&id)
@@ -162,7 +167,43 @@ impl Satellite {
                 newer
             });
         }
-        Ok(Reply::Commit(reply))
+        Ok(reply)
+    }
+
+    /// Applies a batch within its transaction.
+    fn apply(
+        &self,
+        connection: &Connection,
+        caller: &Caller,
+        id: BucketId,
+        commit: &Commit,
+        digest: &[u8; 32],
+        lease: Option<HeldLease>,
+    ) -> Result<CommitReply, Error> {
+        access::check_alive(connection, &caller.tails)?;
+        let bucket = buckets::by_id(connection, id)?;
+        let (number, api_key) = (bucket.number, caller.api_key);
+        if let Turn::Replay(reply) = streams::turn(connection, number, api_key, commit, digest)? {
+            return Ok(reply);
+        }
+        rights::check_commit(connection, &bucket, &caller.permissions, commit)?;
+        if let Err(lapse) = self.check_lease(caller, id, commit, lease) {
+            return Ok(CommitReply::Lapsed(lapse));
+        }
+        let mut tree = Tree { connection, bucket: number, root: bucket.root, api_key };
+        let reply = match plan::plan(&mut tree, commit)? {
+            Outcome::Refuse { operation, reason } => CommitReply::Refused { operation, reason },
+            Outcome::Apply(plan) => {
+                let bytes = bucket.bytes.saturating_add_signed(plan.bytes);
+                if plan.bytes > 0 && bucket.quota.is_some_and(|quota| bytes > quota) {
+                    return Err(bucket::Error::Quota(format!("{bytes} bytes")).into());
+                }
+                tree.apply(&plan, self.seconds())?;
+                CommitReply::Applied { sequence: feed::append(connection, &bucket, commit.mount, &plan)? }
+            }
+        };
+        streams::keep(connection, number, api_key, commit, digest, &reply)?;
+        Ok(reply)
     }
 
     pub(super) async fn changes(
@@ -219,38 +260,6 @@ impl Satellite {
         };
         self.inner.database.read(look).await
     }
-}
-
-/// Applies a batch within its transaction.
-fn apply(
-    connection: &Connection,
-    caller: &Caller,
-    bucket: BucketId,
-    commit: &Commit,
-    digest: &[u8; 32],
-    now: i64,
-) -> Result<CommitReply, Error> {
-    access::check_alive(connection, &caller.tails)?;
-    let bucket = buckets::by_id(connection, bucket)?;
-    let (number, api_key) = (bucket.number, caller.api_key);
-    if let Turn::Replay(reply) = streams::turn(connection, number, api_key, commit, digest)? {
-        return Ok(reply);
-    }
-    rights::check_commit(connection, &bucket, &caller.permissions, commit)?;
-    let mut tree = Tree { connection, bucket: number, root: bucket.root, api_key };
-    let reply = match plan::plan(&mut tree, commit)? {
-        Outcome::Refuse { operation, reason } => CommitReply::Refused { operation, reason },
-        Outcome::Apply(plan) => {
-            let bytes = bucket.bytes.saturating_add_signed(plan.bytes);
-            if plan.bytes > 0 && bucket.quota.is_some_and(|quota| bytes > quota) {
-                return Err(bucket::Error::Quota(format!("{bytes} bytes")).into());
-            }
-            tree.apply(&plan, now)?;
-            CommitReply::Applied { sequence: feed::append(connection, &bucket, commit.mount, &plan)? }
-        }
-    };
-    streams::keep(connection, number, api_key, commit, digest, &reply)?;
-    Ok(reply)
 }
 
 fn check_new_bucket(new: &CreateBucket) -> Result<(), Error> {
