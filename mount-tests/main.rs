@@ -15,6 +15,7 @@ mod disk;
 mod errors;
 mod full;
 mod harness;
+mod kernel;
 mod packaging;
 mod permissions;
 mod power;

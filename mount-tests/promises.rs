@@ -53,6 +53,17 @@ fn with_sync_network_what_is_synced_is_on_the_network() {
         let said = fail(make_safe(&mountpoint, way, &format!("later{number}")));
         assert!(said.contains("Input/output error"), "{way}: {said}");
     }
+    // The kernel asks for a flag of one write call to be obeyed only where it keeps a copy of the file.
+    let flagged = |mode: &str| {
+        let program = format!(
+            "import os\nfd = os.open('flagged', os.O_CREAT | os.{mode})\nos.pwritev(fd, [b'x'], 0, os.RWF_DSYNC)"
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &program]).current_dir(&mountpoint);
+        command
+    };
+    assert!(fail(flagged("O_RDWR")).contains("Input/output error"));
+    run(flagged("O_WRONLY"));
     (0..5).for_each(|node| drive.node(node, &["start"]));
     run(drive.strewn(["sync"]).arg(&mountpoint));
     assert!(is_on_the_network(&drive, "later3"), "what failed stayed in the queue");

@@ -15,7 +15,8 @@ use support::{Fixture, ROOT, ROOT_INODE, USER, options};
 type Result<T> = std::result::Result<T, Error>;
 
 const AT_START: WriteMode = WriteMode { position: Position::At(0), drop_set_id: false };
-const MAKE: Open = Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false };
+const MAKE: Open =
+    Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false, synchronous: false };
 
 async fn file(volume: &Volume, parent: InodeId, name: &[u8]) -> InodeId {
     volume.create(ROOT, parent, name, 0o644, MAKE).await.unwrap().0.stat.inode
@@ -442,6 +443,11 @@ async fn extended_attributes_keep_their_rules() {
     v.removexattr(a, b"user.x").await.unwrap();
     assert_eq!(errno(v.removexattr(a, b"user.x").await), Errno::NODATA);
     assert_eq!(errno(v.getxattr(a, b"user.x").await), Errno::NODATA);
+    // What listings ask for of every file, unless they are told not to; kept all the same.
+    assert_eq!(errno(v.getxattr(a, b"security.selinux").await), Errno::OPNOTSUPP);
+    v.setxattr(ROOT, a, b"security.selinux", b"label", SetXattr::Any).await.unwrap();
+    assert_eq!(&v.getxattr(a, b"security.selinux").await.unwrap()[..], b"label");
+    v.removexattr(a, b"security.selinux").await.unwrap();
     for refused in [&b"system.x"[..], b"x", b"other.x"] {
         assert_eq!(errno(v.setxattr(ROOT, a, refused, b"", SetXattr::Any).await), Errno::OPNOTSUPP);
         assert_eq!(errno(v.getxattr(a, refused).await), Errno::OPNOTSUPP);

@@ -41,7 +41,8 @@ enum Step<'a> {
 }
 
 impl Shared {
-    /// See [`Cache::write`](crate::Cache::write).
+    /// See [`Cache::write`](crate::Cache::write). Waits before the first byte only: once there is one, record and answer follow
+    /// in the same poll, so that a future that is dropped has written nothing.
     pub(crate) async fn write<F>(
         self: &Arc<Self>,
         inode: InodeId,

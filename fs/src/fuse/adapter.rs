@@ -22,7 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use strewn_cache::{Position, Seek};
+use strewn_cache::{Position, Seek, Written};
 use strewn_engine::ids::InodeId;
 use tokio::runtime::Handle;
 use tracing::Instrument;
@@ -367,13 +367,18 @@ impl Filesystem for Adapter {
         let position = if appends { Position::End } else { Position::At(offset) };
         let mode = WriteMode { position, drop_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) };
         let length = data.len() as u32;
-        // Borrowed from the buffer that the next request is read into.
-        let data = self.buffers.copy(data);
-        let work = async move |volume: Arc<Volume>, inode| volume.write(inode, &data, mode).await;
-        self.run("write", number, work, move |written| match written {
+        let answer = move |written: Result<Written>| match written {
             Ok(_) => reply.written(length),
             Err(error) => reply.error(convert::errno(&error)),
-        });
+        };
+        let attempt = async { self.volume.write(self.volume.inode(number.0)?, data, mode).await };
+        if let Some(written) = self.answerer.at_once("write", attempt) {
+            return answer(written);
+        }
+        // It has to wait, and has written nothing yet. The data is borrowed from the buffer that the next request is read into.
+        let data = self.buffers.copy(data);
+        let work = async move |volume: Arc<Volume>, inode| volume.write(inode, &data, mode).await;
+        self.run("write", number, work, answer);
     }
 
     fn flush(&self, _: &Request, number: INodeNo, handle: FileHandle, closer: LockOwner, reply: ReplyEmpty) {
@@ -404,9 +409,15 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, open) = (convert::caller(request), convert::open(flags));
-        let work = async move |volume: Arc<Volume>, inode| volume.open(caller, inode, open).await;
+        // While the kernel lists from its copy it asks for no attributes, so they have to outlive the copy.
+        let most = self.ttl / 2;
+        let work = async move |volume: Arc<Volume>, inode| volume.open_dir(caller, inode, open, most).await;
         self.run("opendir", number, work, |opened| match opened {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
+            Ok(opened) => {
+                let mut flags = FopenFlags::FOPEN_CACHE_DIR;
+                flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_copies);
+                reply.opened(FileHandle(opened.handle), flags);
+            }
             Err(error) => reply.error(convert::errno(&error)),
         });
     }
@@ -647,6 +658,9 @@ fn fopen(open: Open, opened: Opened) -> FopenFlags {
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_copies);
     // nothing to report at close where nothing can be written
     flags.set(FopenFlags::FOPEN_NOFLUSH, !open.write);
+    // The kernel's copy would only cost: nothing is read, or mapped, by way of this handle. But the fsync that belongs to a
+    // write with O_SYNC comes with a copy alone.
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, open.write && !open.read && !open.synchronous);
     flags
 }
 

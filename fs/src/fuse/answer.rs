@@ -21,6 +21,15 @@ impl Answerer {
         Self { runtime, deadline }
     }
 
+    /// What comes of `work` if it needs neither network nor waiting; `None` if it does, and then it has been dropped.
+    pub(super) fn at_once<T>(&self, request: &'static str, work: impl Future<Output = Result<T>>) -> Option<Result<T>> {
+        let _runtime = self.runtime.enter();
+        match poll_once(std::pin::pin!(work)) {
+            Poll::Ready(result) => Some(log(request, result)),
+            Poll::Pending => None,
+        }
+    }
+
     /// Runs `work` and hands its result to `reply`, exactly once.
     ///
     /// It is polled once right here: what needs neither network nor waiting ends without changing threads. Only the rest
@@ -44,7 +53,7 @@ impl Answerer {
     ) {
         let _runtime = self.runtime.enter();
         let mut work = Box::pin(work);
-        match poll_once(&mut work) {
+        match poll_once(work.as_mut()) {
             Poll::Ready(result) => reply(log(request, result)),
             Poll::Pending => {
                 self.runtime.spawn(async move {
@@ -57,9 +66,9 @@ impl Answerer {
 }
 
 /// A panic must not end the thread that serves everyone: it becomes an I/O error of its request.
-fn poll_once<T, W: Future<Output = Result<T>>>(work: &mut Pin<Box<W>>) -> Poll<Result<T>> {
+fn poll_once<T>(work: Pin<&mut impl Future<Output = Result<T>>>) -> Poll<Result<T>> {
     let mut context = Context::from_waker(Waker::noop());
-    catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)))
+    catch_unwind(AssertUnwindSafe(|| work.poll(&mut context)))
         .unwrap_or_else(|_| Poll::Ready(Err(Error::new(Errno::IO, Level::ERROR, "the request panicked"))))
 }
 
@@ -98,6 +107,20 @@ mod tests {
             Ok(1)
         };
         assert_eq!(answered(work, Duration::from_secs(60)).unwrap(), 1);
+    }
+
+    #[test]
+    fn at_once_or_not_at_all() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let answerer = Answerer::new(runtime.handle().clone(), Duration::from_secs(60));
+        assert!(matches!(answerer.at_once("test", async { Ok(1) }), Some(Ok(1))));
+        let waits = async {
+            tokio::task::yield_now().await;
+            Ok(2)
+        };
+        assert!(answerer.at_once("test", waits).is_none());
+        let panics = async { if true { panic!("on purpose") } else { Ok(3) } };
+        assert_eq!(answerer.at_once("test", panics).unwrap().unwrap_err().errno(), Errno::IO);
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub(super) fn open(flags: OpenFlags) -> Open {
         truncate: bits.contains(OFlags::TRUNC),
         exclusive: bits.contains(OFlags::EXCL),
         no_atime: bits.contains(OFlags::NOATIME),
+        // O_SYNC contains the bit of O_DSYNC
+        synchronous: bits.contains(OFlags::DSYNC),
     }
 }
 
@@ -172,6 +174,9 @@ mod tests {
         let parsed = open(flags(OFlags::RDWR | OFlags::TRUNC | OFlags::APPEND));
         assert_eq!(parsed, Open { read: true, write: true, truncate: true, ..Open::default() });
         assert_eq!(open(flags(OFlags::WRONLY)), Open { write: true, ..Open::default() });
+        for synchronous in [OFlags::SYNC, OFlags::DSYNC] {
+            assert!(open(flags(OFlags::WRONLY | synchronous)).synchronous);
+        }
         assert!(is_append(flags(OFlags::APPEND)) && !is_append(flags(OFlags::RDWR)));
     }
 }

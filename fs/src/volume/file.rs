@@ -5,6 +5,7 @@ use super::{Caller, Volume, rules};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
+use std::time::Duration;
 use strewn_cache::{Position, Seek, Stop, Transaction, Written};
 use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
@@ -30,6 +31,9 @@ pub struct Open {
     pub exclusive: bool,
     /// Leave the access time alone (`O_NOATIME`).
     pub no_atime: bool,
+    /// Writes are durable when they return (`O_SYNC`, `O_DSYNC`): the caller follows each with an
+    /// [`fsync`](Volume::fsync).
+    pub synchronous: bool,
 }
 
 /// An open file.
@@ -68,6 +72,17 @@ pub enum Allocate {
 impl Volume {
     /// Opens a file. Errors: `EISDIR` for writing a directory, `ELOOP` for a symlink, `EROFS`.
     pub async fn open(&self, caller: Caller, inode: InodeId, open: Open) -> Result<Opened> {
+        self.check_open(caller, inode, open).await?;
+        Ok(self.opened(inode))
+    }
+
+    /// Opens a directory for listing. A copy of the listing may be kept for `most` of time, unless it changes.
+    pub async fn open_dir(&self, caller: Caller, inode: InodeId, open: Open, most: Duration) -> Result<Opened> {
+        self.check_open(caller, inode, open).await?;
+        Ok(self.opened_listing(inode, most))
+    }
+
+    async fn check_open(&self, caller: Caller, inode: InodeId, open: Open) -> Result<()> {
         if open.write || open.truncate {
             self.writable()?;
         }
@@ -87,7 +102,7 @@ impl Volume {
         if open.read && !open.no_atime && self.access_times && !self.cache.options().read_only {
             self.note_access(inode, attributes, now);
         }
-        Ok(self.opened(inode))
+        Ok(())
     }
 
     /// relatime, at open: reads that the kernel answers from its own copies are never seen here.
@@ -103,7 +118,7 @@ impl Volume {
         Ok(self.cache.read(inode, offset, length).await?)
     }
 
-    /// Writes all of `data`. Errors: `EFBIG` beyond 2^63 - 1, `ENOSPC`, `EDQUOT`.
+    /// Writes all of `data`, or nothing while the future is pending: it may be dropped and begun anew. Errors: `EFBIG` beyond 2^63 - 1, `ENOSPC`, `EDQUOT`.
     pub async fn write(&self, inode: InodeId, data: &[u8], mode: WriteMode) -> Result<Written> {
         self.writable()?;
         if let Position::At(offset) = mode.position {

@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 use strewn_engine::bucket::Timestamp;
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -35,6 +36,8 @@ struct Node {
     stale: bool,
     /// An access that the cache has not been told of.
     access: Option<Timestamp>,
+    /// Since when the kernel may have a copy of the listing.
+    listed: Option<Instant>,
 }
 
 impl Nodes {
@@ -119,6 +122,20 @@ impl Nodes {
         self.with(inode, |node| !std::mem::take(&mut node.stale)).unwrap_or(false)
     }
 
+    /// True if a copy of a listing that the kernel has is good for another opening: nothing changed elsewhere, and it is not
+    /// older than `most`. If not, the kernel is to list anew from now on.
+    pub(super) fn open_keeps_listing(&self, inode: InodeId, now: Instant, most: Duration) -> bool {
+        let keeps = self.with(inode, |node| {
+            let good = !std::mem::take(&mut node.stale)
+                && node.listed.is_some_and(|since| now.saturating_duration_since(since) <= most);
+            if !good {
+                node.listed = Some(now);
+            }
+            good
+        });
+        keeps.unwrap_or(false)
+    }
+
     pub(super) fn changed_elsewhere(&self, inode: InodeId) -> Option<u64> {
         self.with(inode, |node| {
             node.stale = true;
@@ -152,7 +169,7 @@ impl State {
 
 impl Node {
     fn new(inode: InodeId, references: u64) -> Self {
-        Self { inode, references, stale: false, access: None }
+        Self { inode, references, stale: false, access: None, listed: None }
     }
 }
 
@@ -210,6 +227,22 @@ mod tests {
         nodes.reference(id(1, 0));
         assert_eq!(nodes.drain(), vec![(id(1, 0), 2)]);
         assert_eq!(nodes.inode(ROOT_NUMBER), Some(id(9, 9)));
+    }
+
+    #[test]
+    fn listings_are_kept_for_a_time() {
+        let nodes = Nodes::new(id(9, 9));
+        let (most, start) = (Duration::from_secs(30), Instant::now());
+        let keeps = |after| nodes.open_keeps_listing(id(1, 0), start + Duration::from_secs(after), most);
+        assert!(!keeps(0), "nothing is known of it");
+        nodes.reference(id(1, 0));
+        assert!(!keeps(1), "there is no copy yet");
+        assert!(keeps(2) && keeps(31));
+        assert!(!keeps(32), "too old, and listed anew");
+        assert!(keeps(33));
+        assert!(nodes.changed_elsewhere(id(1, 0)).is_some());
+        assert!(!keeps(34));
+        assert!(keeps(35));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{Opened, Volume};
 use crate::error::{Error, Result};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use strewn_cache::{FileState, Listener};
 use strewn_engine::ids::InodeId;
 
@@ -53,6 +54,11 @@ impl Volume {
     pub(super) fn opened(&self, inode: InodeId) -> Opened {
         let handle = self.handles.fetch_add(1, Ordering::Relaxed) + 1;
         Opened { keep_copies: self.nodes.open_keeps_copies(inode), handle }
+    }
+
+    pub(super) fn opened_listing(&self, directory: InodeId, most: Duration) -> Opened {
+        let handle = self.handles.fetch_add(1, Ordering::Relaxed) + 1;
+        Opened { keep_copies: self.nodes.open_keeps_listing(directory, Instant::now(), most), handle }
     }
 
     /// The reason why the upload of the file fails says more than that it is not there yet.

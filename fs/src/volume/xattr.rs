@@ -18,6 +18,8 @@ const OWN: &[u8] = b"user.strewn.";
 const STATE: &[u8] = b"user.strewn.state";
 /// How the network stores it.
 const PIECES: &[u8] = b"user.strewn.pieces";
+/// The label of a system that is not known here, and so is kept as it is.
+const LABEL: &[u8] = b"security.selinux";
 /// Segments that one question is about: each costs a request.
 const MOST_SEGMENTS: usize = 64;
 
@@ -33,14 +35,17 @@ pub enum SetXattr {
 }
 
 impl Volume {
-    /// The value of an attribute. Errors: `ENODATA`, `EOPNOTSUPP` for a namespace that is not kept.
+    /// The value of an attribute. Errors: `ENODATA`, `EOPNOTSUPP` for a namespace that is not kept and for a label that the
+    /// file does not have.
     pub async fn getxattr(&self, inode: InodeId, name: &[u8]) -> Result<Bytes> {
         check_name(name)?;
         if name.starts_with(OWN) {
             return self.own_attribute(inode, name).await;
         }
         let attributes = self.cache.transact(|tx| tx.attributes(inode)).await?;
-        attributes.xattrs.get(name).cloned().ok_or(Errno::NODATA.into())
+        // A listing asks for the label of every file, and stops asking a file system that has none.
+        let missing = if name == LABEL { Errno::OPNOTSUPP } else { Errno::NODATA };
+        attributes.xattrs.get(name).cloned().ok_or(missing.into())
     }
 
     /// The names of all attributes, each followed by a NUL; those of the namespace `trusted.` only for the privileged, and
