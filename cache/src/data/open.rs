@@ -19,7 +19,8 @@ pub(super) struct Handles {
     disk: Arc<dyn Disk>,
     state: Mutex<State>,
     /// One sync of a file at a time: the kernel reports a lost write to one caller only, and the others must not be told
-    /// that all is well before that one has written it down. Who waited often finds the work done.
+    /// that all is well before that one has written it down. Who waited often finds the work done. Nobody who holds a lane
+    /// takes another one.
     lanes: [Mutex<()>; SYNC_LANES],
 }
 
@@ -112,25 +113,32 @@ impl Handles {
     }
 
     pub(super) fn sync(&self, id: DataId) -> Result<(), Error> {
+        self.check(id)?;
+        let Some(mut covered) = self.state.lock().dirty.get(&id).copied() else { return Ok(()) };
+        // Before the lane is taken: to make room for it another file may have to be synced, in a lane of its own.
+        let file = self.get(id)?;
         let _lane = self.lanes[id.inode.as_bytes()[0] as usize % SYNC_LANES].lock();
         self.check(id)?;
-        let (covered, unnamed) = {
+        let unnamed = {
             let state = self.state.lock();
-            let Some(&covered) = state.dirty.get(&id) else { return Ok(()) };
-            (covered, state.unnamed.contains(&id))
+            let Some(&now) = state.dirty.get(&id) else { return Ok(()) };
+            if file.is_some() {
+                covered = now;
+            }
+            state.unnamed.contains(&id)
         };
-        if let Some(file) = self.get(id)? {
+        if let Some(file) = file {
             let synced = file.sync().and_then(|()| if unnamed { self.disk.sync_dir(&directory(id)) } else { Ok(()) });
             if let Err(error) = synced {
                 let mut state = self.state.lock();
                 let cause = state.failed.entry(id).or_insert_with(|| Arc::new(error)).clone();
                 return Err(Error::Io(cause));
             }
+            if unnamed {
+                self.state.lock().unnamed.remove(&id);
+            }
         }
         let mut state = self.state.lock();
-        if unnamed {
-            state.unnamed.remove(&id);
-        }
         if state.dirty.get(&id) == Some(&covered) {
             state.dirty.remove(&id);
         }

@@ -154,3 +154,23 @@ fn names_are_parsed_strictly() {
         assert_eq!(parse(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn a_file_that_is_opened_to_be_synced_may_push_out_one_that_has_to_be_synced_too() {
+    let files = open(&MemoryDisk::new());
+    // All of them share a lane, as some of any hundred files do.
+    let inode = |number| {
+        let mut bytes = [7; 16];
+        bytes[1] = number;
+        InodeId::from_bytes(bytes)
+    };
+    let ids: Vec<DataId> = (0..=open::OPEN_FILES as u8).map(|number| files.fresh(inode(number)).unwrap()).collect();
+    ids.iter().for_each(|id| files.write_at(*id, 0, &[b"x"]).unwrap());
+    // The last one found no room among files that all have to be synced: it was closed at once.
+    let (theirs, last) = (files.clone(), ids[open::OPEN_FILES]);
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(theirs.sync_blocking(last)));
+    wait.recv_timeout(std::time::Duration::from_secs(20)).expect("the sync ends").unwrap();
+    assert!(files.is_clean(last));
+    assert!(files.handles.open_count() <= open::OPEN_FILES);
+}

@@ -21,7 +21,7 @@ use strewn_fs::volume::{Allocate, Caller, Entry, Open, RenameMode, SetAttributes
 use support::{Fixture, ROOT_INODE};
 
 const SEEDS: [u64; 3] = [1, 2026, 4242];
-const OPERATIONS: usize = 2_000;
+const OPERATIONS: usize = 4_000;
 const NAMES: [&[u8]; 6] =
     [b"a", b"b", b"c", b"dd", b"\xff\xfe", b"a rather longer name, so that it takes another block"];
 /// Sizes of files stay below this.
