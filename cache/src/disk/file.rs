@@ -3,15 +3,20 @@
 use super::{Disk, DiskFile, Listed};
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The file whose lock says that a process uses the directory; it holds that process's id in decimal.
 const LOCK: &str = "lock";
 /// Most parts handed to one `pwritev`; Linux takes 1,024.
 const MAX_PARTS: usize = 64;
+/// How long a killed process is waited for that still holds the lock.
+const DYING: Duration = Duration::from_secs(10);
+/// How often.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Unit of `st_blocks`.
 const STAT_UNIT: u64 = 512;
 
@@ -265,6 +270,18 @@ fn check_private(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// The process that holds the lock, if it wrote its id: a courtesy, so unreadable means unknown.
+fn read_holder(file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+}
+
+/// True for a process that is gone, or was killed and has yet to close its files: its memory is given back before them.
+pub(super) fn is_dying(pid: u32) -> bool {
+    matches!(fs::read_link(format!("/proc/{pid}/exe")), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
 fn lock(path: &Path) -> Result<File, OpenError> {
     let failed = |source| OpenError::Io { path: path.into(), source };
     let mut file = OpenOptions::new()
@@ -275,15 +292,18 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(path.join(LOCK))
         .map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // The id is a courtesy: unreadable means unknown.
-            let _ = file.take(16).read_to_string(&mut text);
-            return Err(OpenError::InUse { path: path.into(), pid: text.trim().parse().ok() });
+    let until = Instant::now() + DYING;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(failed(error.into())),
         }
-        Err(error) => return Err(failed(error.into())),
+        let pid = read_holder(&file);
+        if !pid.is_some_and(is_dying) || Instant::now() >= until {
+            return Err(OpenError::InUse { path: path.into(), pid });
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
     file.set_len(0).map_err(failed)?;
     write!(file, "{}", std::process::id()).map_err(failed)?;

@@ -63,6 +63,26 @@ fn a_directory_is_private_and_used_once() {
 }
 
 #[test]
+fn a_lock_is_waited_for_only_while_its_process_dies() {
+    assert!(!file::is_dying(std::process::id()));
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    assert!(!file::is_dying(child.id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(file::is_dying(child.id()));
+
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("cache");
+    let disk = FileDisk::open(&path).unwrap();
+    std::fs::write(path.join("lock"), child.id().to_string()).unwrap();
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| FileDisk::open(&path));
+        drop(disk);
+        opening.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn names_stay_inside() {
     let directory = tempfile::tempdir().unwrap();
     let disk = FileDisk::open(directory.path()).unwrap();
