@@ -8,8 +8,8 @@ use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
 use crate::{
-    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, maintain, recover,
-    upload, warm,
+    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, maintain, news,
+    recover, upload, warm,
 };
 use bytes::Bytes;
 use lru::LruCache;
@@ -146,6 +146,9 @@ impl Cache {
             limits: Limits::default(),
             outgoing: Arc::default(),
             invalidations,
+            followed: watch::channel(None).0,
+            missed: tokio::sync::Notify::new(),
+            loading_missed: tokio::sync::Mutex::new(()),
         });
         shared.look_at_disk()?;
         shared.know_root(&root).await?;
@@ -162,7 +165,7 @@ impl Cache {
 
     fn start(&self) {
         let shared = || self.shared.clone();
-        let mut handles = vec![tokio::spawn(maintain::keep_house(shared())), tokio::spawn(maintain::follow(shared()))];
+        let mut handles = vec![tokio::spawn(maintain::keep_house(shared())), tokio::spawn(news::follow(shared()))];
         if !self.shared.options.read_only {
             handles.push(tokio::spawn(tasks::take_cuts(shared())));
             handles.push(tokio::spawn(tasks::seal_cuts(shared())));
@@ -312,6 +315,12 @@ impl Cache {
     /// what does not fit becomes one [`Invalidation::All`].
     pub fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
         self.tasks.invalidations.lock().take()
+    }
+
+    /// Waits until what other mounts had committed up to sequence number `sequence` of the bucket is known here.
+    /// [`Error::Network`] if the change feed does not bring it within [`Options::deadline`].
+    pub async fn catch_up(&self, sequence: u64) -> Result<(), Error> {
+        self.shared.catch_up(sequence).await
     }
 
     /// Stops the background tasks, makes everything durable on this machine and gives up the lock. What the network does not

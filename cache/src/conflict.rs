@@ -16,10 +16,11 @@ mod copies;
 mod keep;
 
 use crate::content::Digest;
-use crate::content::map::Fill;
+use crate::content::map::{Fill, Part};
 use crate::content::read::Keep;
 use crate::cut::batch::Queued;
 use crate::cut::seal::draw;
+use crate::load::Gone;
 use crate::record::{Adopt, Mutation, Rebase};
 use crate::shared::{Shared, State};
 use crate::tree::Tree;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 use strewn_engine::bucket::{self, Inode, Kind, Operation, RangeChange, Refusal, Sealed};
+use strewn_engine::content::window;
 use strewn_engine::ids::{InodeId, MountId};
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
 
@@ -66,6 +68,18 @@ impl InodeFound {
     }
 }
 
+impl OnTheWay {
+    /// True if somebody else removed a file whose content was not changed here, and is not here as a whole: it cannot come
+    /// back, whatever else changed here.
+    fn is_lost(&self, state: &State, inode: InodeId) -> bool {
+        let removed = self.inodes.get(&inode).is_some_and(|found| found.row.is_none() && found.ranges.is_empty());
+        let Some(node) = state.tree.node(inode).filter(|node| removed && node.version > 0) else { return false };
+        let Some(content) = node.content.as_deref() else { return false };
+        let is_here = |part: &Part| matches!(part, Part::Present(_) | Part::Hole(_));
+        content.dirty.is_empty() && !content.parts(0..node.attributes.size).iter().all(is_here)
+    }
+}
+
 /// Everything on its way.
 #[derive(Debug, Default)]
 struct OnTheWay {
@@ -73,6 +87,24 @@ struct OnTheWay {
     number: u64,
     names: BTreeMap<(InodeId, Name), NameFound>,
     inodes: BTreeMap<InodeId, InodeFound>,
+}
+
+/// What is to become of what was on its way.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// The record that takes the cuts apart.
+    record: Vec<Mutation>,
+    /// News for followers.
+    told: Vec<Invalidation>,
+    /// Conflict names that are given already.
+    taken: BTreeSet<(InodeId, Name)>,
+}
+
+impl Verdict {
+    fn entry(&mut self, directory: InodeId, name: Name, previous: Option<InodeId>, child: Option<InodeId>) {
+        self.told.push(Invalidation::Entry(directory, name.clone()));
+        self.record.push(Mutation::Entry { directory, name, previous, child });
+    }
 }
 
 impl Shared {
@@ -89,7 +121,11 @@ impl Shared {
 
     async fn take_apart(self: &Arc<Self>, stream: Option<MountId>, yield_directories: bool) -> Result<(), Error> {
         self.state.lock().pipeline.resolving = true;
-        let result = self.try_take_apart(stream, yield_directories).await;
+        let mut result = self.try_take_apart(stream, yield_directories).await;
+        if result.is_ok() {
+            // Else what is pending may be refused again for names that are here only.
+            result = self.load_missed().await;
+        }
         self.state.lock().pipeline.resolving = false;
         self.bump();
         result
@@ -135,12 +171,13 @@ impl Shared {
                 found.ranges.extend(inode.ranges.iter().cloned());
             }
         }
-        // Directories that only names changed in may be gone.
-        let directories: Vec<InodeId> = way.names.keys().map(|(directory, _)| *directory).collect();
-        for directory in directories {
-            let expected = state.tree.node(directory).map_or(0, |node| node.version);
+        // Directories that only names changed in, and what only got another name, may be gone.
+        let named = way.names.keys().filter_map(|(directory, name)| state.tree.child_of(*directory, name));
+        let concerned: Vec<InodeId> = way.names.keys().map(|(directory, _)| *directory).chain(named).collect();
+        for inode in concerned {
+            let expected = state.tree.node(inode).map_or(0, |node| node.version);
             let probe = InodeFound { expected, probe: true, ..InodeFound::default() };
-            way.inodes.entry(directory).or_insert(probe);
+            way.inodes.entry(inode).or_insert(probe);
         }
         way
     }
@@ -152,11 +189,24 @@ impl Shared {
                 let size = self.state.lock().tree.node(*inode).map_or(0, |node| node.attributes.size);
                 let range = range.start..range.end.min(size);
                 if *fill == Fill::Data && !range.is_empty() {
-                    self.prefetch(*inode, range, Keep::Always).await?;
+                    self.bring_range_here(*inode, range).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn bring_range_here(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
+        match self.prefetch(inode, range.clone(), Keep::Always).await {
+            Err(Error::Network(bucket::Error::NotFound(_))) => {}
+            other => return other,
+        }
+        // Somebody removed the file: what cuts took of it is still in sealed files.
+        let Some(key) = self.state.lock().tree.node(inode).map(|node| node.key.clone()) else { return Ok(()) };
+        for number in window::covering(range.clone()) {
+            self.load_window(inode, &key, number, Gone::IsEmpty).await?;
+        }
+        self.prefetch(inode, range, Keep::Always).await
     }
 
     async fn ask_all(&self, way: &mut OnTheWay) -> Result<(), Error> {
@@ -190,15 +240,33 @@ impl Shared {
     ) -> Result<(), Error> {
         let number = if stream.is_some() { 0 } else { way.number };
         let mount = stream.unwrap_or(state.pipeline.mount);
-        let mut record = vec![Mutation::Uncut { from: way.first, number }, Mutation::Stream { mount, number }];
-        let (mut told, mut taken) = (Vec::new(), BTreeSet::new());
-        copies.name(state, &mut taken, &mut record, &mut told);
+        let mut verdict = Verdict::default();
+        verdict.record.extend([Mutation::Uncut { from: way.first, number }, Mutation::Stream { mount, number }]);
+        copies.name(state, &mut verdict);
+        let mut lost = Vec::new();
         for (inode, found) in &way.inodes {
-            rebase(state, *inode, found, &way.names, &mut record)?;
+            if way.is_lost(state, *inode) {
+                give_up(state, *inode, &mut verdict);
+                lost.push(*inode);
+                continue;
+            }
+            rebase(state, *inode, found, &way.names, &mut verdict.record)?;
+            let nameless =
+                state.tree.node(*inode).is_some_and(|node| !node.orphan) && state.tree.name_of(*inode).is_none();
+            if found.row.is_none() && nameless && *inode != state.tree.root {
+                // Somebody moved it to where nobody looked, and then removed it.
+                let root = state.tree.root;
+                let name = self.conflict_name(&state.tree, root, &moved(), &mut verdict.taken);
+                self.note_conflict(root, &name);
+                verdict.entry(root, name, None, Some(*inode));
+            }
         }
         for ((directory, name), found) in &way.names {
-            self.settle_name(state, (*directory, name), found, yield_directories, &mut taken, &mut record, &mut told);
+            let child = state.tree.child_of(*directory, name);
+            let lost = child.is_some_and(|child| way.is_lost(state, child));
+            self.settle_name(state, (*directory, name), found, (yield_directories, lost), &mut verdict);
         }
+        let Verdict { record, told, .. } = verdict;
         let record = state.tree.with_adoptions(record);
         let position = state.append(&self.journal, &record)?;
         state.pipeline.epoch += 1;
@@ -214,30 +282,37 @@ impl Shared {
         state.pipeline.ages.clear();
         state.pipeline.digests.clear();
         state.pipeline.recent.clear();
-        state.tree.uncut(way.first, way.inodes.iter().map(|(inode, found)| (*inode, found.ranges.clone())));
+        let put = way.inodes.iter().filter(|(_, found)| !found.probe);
+        state.tree.uncut(way.first, put.map(|(inode, found)| (*inode, found.ranges.clone())));
         state.tree.apply_record(&record, &[], position)?;
+        let rows = way.inodes.iter().filter_map(|(inode, found)| Some((*inode, found.row.as_ref()?.nlink)));
+        state.tree.recount_links(rows);
+        lost.into_iter().for_each(|inode| state.tree.forget_lost(inode));
+        way.inodes.keys().for_each(|inode| state.tree.doubt_names(*inode));
         told.into_iter().for_each(|invalidation| self.invalidate(invalidation));
         Ok(())
     }
 
     /// What becomes of one name: mutations for the record, and news for followers.
-    #[allow(clippy::too_many_arguments)] // one name and what it is settled by
+    ///
+    /// With `lost`, what it names here was removed by somebody else and not changed here, but for its name.
     fn settle_name(
         &self,
         state: &State,
         (directory, name): (InodeId, &Name),
         found: &NameFound,
-        yield_directories: bool,
-        taken: &mut BTreeSet<(InodeId, Name)>,
-        record: &mut Vec<Mutation>,
-        told: &mut Vec<Invalidation>,
+        (yield_directories, lost): (bool, bool),
+        verdict: &mut Verdict,
     ) {
         let slot = state.tree.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
         let Some(local) = slot.map(|slot| slot.child.map(|(child, _)| child)) else { return };
         let theirs = found.found.as_ref().map(|adopt| adopt.inode);
-        record.push(Mutation::RebaseEntry { directory, name: name.clone(), base: theirs });
+        verdict.record.push(Mutation::RebaseEntry { directory, name: name.clone(), base: theirs });
+        if lost && theirs.is_none() {
+            return;
+        }
         let kind = found.found.as_ref().map(|adopt| adopt.attributes.kind);
-        let yields = yield_directories && local.is_none() && kind == Some(Kind::Directory);
+        let yields = yield_directories && local != theirs && kind == Some(Kind::Directory);
         let agreed = theirs == found.expected || theirs == local || theirs.is_none();
         if agreed && !yields {
             return;
@@ -250,21 +325,25 @@ impl Shared {
                 adopt.links = adopt.links.saturating_sub(1);
             }
             let counted = adopt.counted();
-            record.push(Mutation::Adopt(Box::new(adopt)));
-            record.extend(counted);
+            verdict.record.push(Mutation::Adopt(Box::new(adopt)));
+            verdict.record.extend(counted);
         }
-        record.push(Mutation::Entry { directory, name: name.clone(), previous: local, child: theirs });
-        if let Some(local) = local {
-            let conflict = self.conflict_name(&state.tree, directory, name, taken);
-            self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-            told.push(Invalidation::Entry(directory, conflict.clone()));
-            record.push(Mutation::Entry { directory, name: conflict, previous: None, child: Some(local) });
+        verdict.entry(directory, name.clone(), local, theirs);
+        if let Some(local) = local.filter(|_| !lost) {
+            let conflict = self.conflict_name(&state.tree, directory, name, &mut verdict.taken);
+            self.note_conflict(directory, &conflict);
+            verdict.entry(directory, conflict, None, Some(local));
         }
-        told.push(Invalidation::Entry(directory, name.clone()));
+    }
+
+    /// Counts a conflict copy.
+    pub(crate) fn note_conflict(&self, directory: InodeId, name: &Name) {
+        tracing::warn!("conflict: {name} in {directory}");
+        self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then.
-    fn conflict_name(
+    pub(crate) fn conflict_name(
         &self,
         tree: &Tree,
         directory: InodeId,
@@ -291,6 +370,20 @@ impl Shared {
     }
 }
 
+/// What a conflict copy is called of which no name is known.
+fn moved() -> Name {
+    Name::new(b"moved").expect("a short name")
+}
+
+/// A file that cannot come back: its names go.
+fn give_up(state: &State, inode: InodeId, verdict: &mut Verdict) {
+    let names = state.tree.node(inode).map_or(&[][..], |node| &node.names);
+    for (directory, name) in names.iter().filter(|(at, name)| state.tree.child_of(*at, name) == Some(inode)) {
+        verdict.record.push(Mutation::RebaseEntry { directory: *directory, name: name.clone(), base: None });
+        verdict.entry(*directory, name.clone(), Some(inode), None);
+    }
+}
+
 /// What becomes of one inode.
 fn rebase(
     state: &State,
@@ -302,7 +395,8 @@ fn rebase(
     let Some(node) = state.tree.node(inode) else { return Ok(()) };
     let Some(row) = &found.row else {
         let digest = Digest::empty();
-        record.push(Mutation::Rebase(Rebase { inode, version: 0, content: digest.hash, foreign: None }));
+        let newest = (found.expected > 0).then_some(found.expected);
+        record.push(Mutation::Rebase(Rebase { inode, version: 0, content: digest.hash, foreign: newest }));
         record.extend(Mutation::counted(inode, digest));
         if found.expected > 0 {
             // Removed by somebody else while it was changed here: it comes back under the names known here.

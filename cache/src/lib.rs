@@ -21,6 +21,7 @@ mod inspect;
 pub mod journal;
 mod load;
 mod maintain;
+mod news;
 mod options;
 mod outgoing;
 mod record;

@@ -6,12 +6,12 @@ use crate::content::Digest;
 use crate::cut::batch::{self, Base};
 use crate::record::{Adopt, SecretBytes};
 use crate::shared::Shared;
-use crate::tree::{Loaded, Missing, Node};
+use crate::tree::{Before, Loaded, Missing, Node, Taken};
 use crate::{Error, Invalidation, Name, Root};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use strewn_engine::bucket::{self, Entry, Extents, Inode, Kind, MAX_PAGE, Timestamp};
+use strewn_engine::bucket::{self, Entry, Extents, Inode, Kind, MAX_PAGE, Operation, Timestamp};
 use strewn_engine::content::{WINDOW, extent, window};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -52,14 +52,13 @@ impl Shared {
         }
     }
 
-    async fn load_now(&self, missing: &Missing) -> Result<(), Error> {
-        let ticket = Ticket::new(self);
+    async fn load_now(self: &Arc<Self>, missing: &Missing) -> Result<(), Error> {
         match missing {
             Missing::Entries(directory, _) if self.is_worth_listing(*directory) => {
-                self.load_listing(&ticket, *directory).await
+                self.load_listing(*directory).await.map(drop)
             }
-            Missing::Entries(directory, names) => self.load_names(&ticket, *directory, names).await,
-            Missing::Listing(directory) => self.load_listing(&ticket, *directory).await,
+            Missing::Entries(directory, names) => self.load_names(*directory, names).await,
+            Missing::Listing(directory) => self.load_listing(*directory).await.map(drop),
         }
     }
 
@@ -71,7 +70,24 @@ impl Shared {
         entries.misses == MISSES_BEFORE_LISTING && !entries.complete
     }
 
-    async fn load_names(&self, ticket: &Ticket<'_>, directory: InodeId, names: &[Name]) -> Result<(), Error> {
+    /// Loads names of a directory one by one.
+    pub(crate) async fn load_names(self: &Arc<Self>, directory: InodeId, names: &[Name]) -> Result<(), Error> {
+        let ticket = Ticket::new(self);
+        let loaded = self.ask_names(directory, names).await?;
+        let taken = self.take_entries(&ticket, directory, &loaded)?;
+        self.ask_again(directory, taken.ask);
+        ticket.end();
+        Ok(())
+    }
+
+    /// Something came to be needed while it was asked for: once more, later.
+    pub(crate) fn ask_again(&self, directory: InodeId, names: Vec<Name>) {
+        let mut state = self.state.lock();
+        names.into_iter().for_each(|name| state.tree.miss_name(directory, name));
+    }
+
+    /// What names of a directory name on the network.
+    pub(crate) async fn ask_names(&self, directory: InodeId, names: &[Name]) -> Result<Vec<Loaded>, Error> {
         let keys = &self.directory_keys(directory)?;
         let load = |name: &Name| {
             let name = name.clone();
@@ -88,38 +104,71 @@ impl Shared {
                     })?),
                     None => None,
                 };
-                Ok::<_, Error>(Loaded { name, child })
+                let before = self.ask_before(directory, &name, child.as_ref()).await?;
+                Ok::<_, Error>(Loaded { name, child, before })
             }
         };
-        let loaded: Vec<Loaded> =
-            stream::iter(names.iter().map(load)).buffer_unordered(PARALLEL_NAMES).try_collect().await?;
-        let mut state = self.state.lock();
-        for loaded in &loaded {
-            state.tree.insert_entry(directory, loaded);
-        }
-        drop(state);
-        ticket.end();
-        Ok(())
+        stream::iter(names.iter().map(load)).buffer_unordered(PARALLEL_NAMES).try_collect().await
     }
 
-    async fn load_listing(&self, ticket: &Ticket<'_>, directory: InodeId) -> Result<(), Error> {
+    /// What became of what a name names here, if that is needed and the name names something else on the network.
+    async fn ask_before(&self, directory: InodeId, name: &Name, child: Option<&Adopt>) -> Result<Before, Error> {
+        let needed = {
+            let state = self.state.lock();
+            let inode = state.tree.needed_behind(directory, name);
+            inode.and_then(|inode| Some((inode, state.tree.node(inode)?.key.clone())))
+        };
+        let Some((inode, key)) = needed.filter(|(inode, _)| child.is_none_or(|child| child.inode != *inode)) else {
+            return Ok(Before::Unknown);
+        };
+        match self.ask(self.bucket.inode(inode)).await {
+            Ok(row) => Ok(Before::Elsewhere(Box::new(open_inode(&key, &row)?))),
+            Err(bucket::Error::NotFound(_)) => Ok(Before::Gone),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes in rows of a directory. Names that came go before names that went, so that what was moved keeps one.
+    pub(crate) fn take_entries(
+        &self,
+        ticket: &Ticket<'_>,
+        directory: InodeId,
+        loaded: &[Loaded],
+    ) -> Result<TakenIn, Error> {
+        let mut state = self.state.lock();
+        let mut taken = TakenIn::default();
+        let (came, went): (Vec<&Loaded>, Vec<&Loaded>) = loaded.iter().partition(|loaded| loaded.child.is_some());
+        for loaded in came.into_iter().chain(went) {
+            match state.tree.insert_entry(directory, loaded, ticket.number) {
+                Taken::Nothing => {}
+                Taken::Changed => self.invalidate_entry(directory, loaded.name.clone()),
+                Taken::Old => taken.old = true,
+                Taken::Ask => taken.ask.push(loaded.name.clone()),
+                Taken::Clash => self.keep_beside(&mut state, directory, loaded)?,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Loads all names of a directory. False if news came in between, so that it has to be loaded again.
+    pub(crate) async fn load_listing(self: &Arc<Self>, directory: InodeId) -> Result<bool, Error> {
+        let ticket = Ticket::new(self);
         let keys = self.directory_keys(directory)?;
         let mut seen = BTreeSet::new();
         let mut after = None;
+        let mut taken = TakenIn::default();
         loop {
             let page = match self.ask(self.bucket.entries(directory, after.as_ref(), MAX_PAGE)).await {
-                // The directory is only here so far: what is known of it is all there is.
-                Err(bucket::Error::NotFound(_)) if self.is_unsent(directory) => break,
+                // The directory is only here so far, or only here any more: what is changed here is all there is.
+                Err(bucket::Error::NotFound(_)) if self.is_only_here(directory) => break,
                 other => other?,
             };
             after = page.entries.last().map(|(entry, _)| entry.name.clone());
             let opened: Vec<Loaded> =
                 page.entries.iter().filter_map(|(entry, row)| self.open_line(&keys, directory, entry, row)).collect();
-            let mut state = self.state.lock();
-            for loaded in &opened {
-                state.tree.insert_entry(directory, loaded);
-            }
-            drop(state);
+            let TakenIn { old, ask } = self.take_entries(&ticket, directory, &opened)?;
+            taken.old |= old;
+            taken.ask.extend(ask);
             // A listing must not fill the memory before the next round of housekeeping.
             self.forget_nodes();
             seen.extend(opened.into_iter().map(|loaded| loaded.name));
@@ -127,9 +176,16 @@ impl Shared {
                 break;
             }
         }
-        self.state.lock().tree.finish_listing(directory, &seen);
+        let finished = match taken.old {
+            false => self.state.lock().tree.finish_listing(directory, &seen, ticket.number),
+            true => None,
+        };
         ticket.end();
-        Ok(())
+        taken.ask.extend(finished.iter().flatten().cloned());
+        if !taken.ask.is_empty() {
+            self.load_names(directory, &taken.ask).await?;
+        }
+        Ok(finished.is_some())
     }
 
     /// A line of a listing; `None` if it does not authenticate.
@@ -138,7 +194,7 @@ impl Shared {
             if entry.parent != directory {
                 return Err(Error::Corrupt(String::from("entry of another directory")));
             }
-            Ok(Loaded { name, child: Some(self.open_row(keys, entry, row)?) })
+            Ok(Loaded { name, child: Some(self.open_row(keys, entry, row)?), before: Before::Unknown })
         });
         opened.inspect_err(|error| self.note_unauthentic(&error.to_string())).ok()
     }
@@ -172,7 +228,7 @@ impl Shared {
             other => other?,
         };
         let adopt = open_inode(&key, &row)?;
-        if self.state.lock().tree.insert_node(&adopt) {
+        if self.state.lock().tree.insert_node(&adopt, ticket.number) {
             self.invalidate(Invalidation::Inode(inode));
         }
         ticket.end();
@@ -180,11 +236,24 @@ impl Shared {
     }
 
     /// Extents of the given windows as they are once the queued batches are applied, proven. Asks the network.
-    pub(crate) async fn load_extents(&self, inode: InodeId, key: &Key, windows: &BTreeSet<u64>) -> Result<Base, Error> {
+    ///
+    /// A file that somebody else removed is `gone`: an error, or as if it never had been, which is for what only concerns
+    /// what was changed here.
+    pub(crate) async fn load_extents(
+        &self,
+        inode: InodeId,
+        key: &Key,
+        windows: &BTreeSet<u64>,
+        gone: Gone,
+    ) -> Result<Base, Error> {
+        let mut empty = false;
         for attempt in 0..MOST_ATTEMPTS {
             // What is known may be outdated by another mount, though it cannot be replaced as long as it is changed here.
-            if let Some(base) = self.try_load_extents(inode, key, windows, attempt == 0).await? {
-                return Ok(base);
+            match self.try_load_extents(inode, key, windows, attempt == 0, (gone, empty)).await {
+                Ok(Some(base)) => return Ok(base),
+                Ok(None) => {}
+                Err(Error::Network(bucket::Error::NotFound(_))) if gone == Gone::IsEmpty && !empty => empty = true,
+                Err(error) => return Err(error),
             }
         }
         Err(Error::Network(bucket::Error::Unavailable(String::from("the file changes faster than it loads"))))
@@ -197,6 +266,7 @@ impl Shared {
         key: &Key,
         windows: &BTreeSet<u64>,
         trust_known: bool,
+        (gone, empty): (Gone, bool),
     ) -> Result<Option<Base>, Error> {
         let (left, epoch, known) = {
             let state = self.state.lock();
@@ -206,10 +276,11 @@ impl Shared {
         let mut base = Base::default();
         let mut version = 0;
         let mut shown = None;
-        let row = match (self.is_unsent(inode), known) {
+        let row = match (empty || self.is_unsent(inode), known) {
             (true, _) => None,
             (false, Some(known)) => Some(known),
             (false, None) => match self.ask(self.bucket.inode(inode)).await {
+                Ok(row) if gone == Gone::IsAnError && self.is_foreign_base(inode, &row) => return Err(Error::Stale),
                 Ok(row) => {
                     let record = InodeKeys::new(key).open_record(&row)?;
                     shown = Some(row.record);
@@ -259,10 +330,31 @@ impl Shared {
         self.state.lock().pipeline.queued.iter().any(|queued| queued.puts().any(|put| put == inode))
     }
 
+    /// True if a row is not what changes here are made on: what is left of the file as it was is not on the network any more.
+    fn is_foreign_base(&self, inode: InodeId, row: &Inode) -> bool {
+        let state = self.state.lock();
+        let Some(node) = state.tree.node(inode).filter(|node| node.is_put()) else { return false };
+        let batches = state.pipeline.recent.iter().chain(&state.pipeline.queued);
+        let mut puts = batches.flat_map(|queued| &queued.commit.operations).filter_map(|operation| match operation {
+            Operation::PutInode(put) if put.inode == inode => Some(put),
+            _ => None,
+        });
+        let frozen = state.pipeline.drafts.iter().map(|(cut, _)| cut).chain(&state.pipeline.frozen);
+        let mut taken = frozen.flat_map(|cut| &cut.inodes).filter(|taken| taken.inode == inode);
+        row.version != node.version
+            && !puts.any(|put| put.expected_version == row.version || put.record == row.record)
+            && !taken.any(|taken| taken.expected_version == row.version)
+    }
+
     /// True if a queued batch creates the inode: the network does not know it yet.
     pub(crate) fn is_unsent(&self, inode: InodeId) -> bool {
         let state = self.state.lock();
         state.tree.node(inode).is_some_and(|node| node.version == 0) || state.pipeline.created.contains(&inode)
+    }
+
+    /// True if a directory that the network does not have is to be there.
+    fn is_only_here(&self, directory: InodeId) -> bool {
+        self.is_unsent(directory) || self.state.lock().tree.has_changes(directory)
     }
 
     fn directory_keys(&self, directory: InodeId) -> Result<DirectoryKeys, Error> {
@@ -270,6 +362,24 @@ impl Shared {
         let node = state.tree.node(directory).ok_or(Error::Stale)?;
         Ok(DirectoryKeys::new(&node.key))
     }
+}
+
+/// What became of rows of a directory.
+#[derive(Debug, Default)]
+pub(crate) struct TakenIn {
+    /// Some were from before news that are known already.
+    old: bool,
+    /// These have to be asked for one by one.
+    pub(crate) ask: Vec<Name>,
+}
+
+/// What a file is taken for that somebody else removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// Not found.
+    IsAnError,
+    /// A file that the network never had.
+    IsEmpty,
 }
 
 /// What proves a clean node's extents.
@@ -314,19 +424,23 @@ impl Drop for Leader {
 }
 
 /// A load under way: what cuts set stays local until every older load is over.
-struct Ticket<'a> {
+pub(crate) struct Ticket<'a> {
     shared: &'a Shared,
     number: u64,
 }
 
 impl<'a> Ticket<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    pub(crate) fn new(shared: &'a Shared) -> Self {
         Self { shared, number: shared.state.lock().tree.begin_load() }
     }
 
     /// Ends it; so does dropping.
-    fn end(&self) {
-        self.shared.state.lock().tree.end_load(self.number);
+    pub(crate) fn end(&self) {
+        let mut state = self.shared.state.lock();
+        state.tree.end_load(self.number);
+        if state.tree.has_missed() {
+            self.shared.missed.notify_one();
+        }
     }
 }
 

@@ -1,21 +1,15 @@
-//! Housekeeping: regular syncs of data files, removal of what is no longer needed, eviction, snapshots of the journal, and
-//! following what other mounts change.
+//! Housekeeping: regular syncs of data files, removal of what is no longer needed, eviction, snapshots of the journal.
 
+use crate::Error;
 use crate::content::map::Backing;
 use crate::content::read::blocking;
 use crate::cut::freeze::Source;
-use crate::index::Feed;
 use crate::record::{self, Mutation};
 use crate::shared::{Shared, State};
-use crate::tree::Missing;
-use crate::warm::names::Followed;
-use crate::{Error, Invalidation};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strewn_engine::bucket::Change;
 use strewn_engine::ids::InodeId;
-use strewn_engine::keys::DirectoryKeys;
 
 /// Bytes that are not in the journal are durable this long after they were written, plus the sync itself.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
@@ -27,10 +21,6 @@ const SNAPSHOT_AFTER: u64 = 128 << 20;
 const SMALL_FILES: u64 = 64 << 20;
 /// Bytes of a snapshot written as one part.
 const SNAPSHOT_PART: usize = 1 << 20;
-/// How long the feed is asked to wait for a change.
-const FEED_WAIT: Duration = Duration::from_secs(25);
-/// Pause after the feed failed.
-const FEED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps house until the cache is closed.
 pub(crate) async fn keep_house(shared: Arc<Shared>) {
@@ -296,101 +286,4 @@ fn parts(mutations: Vec<Mutation>) -> Vec<Vec<Mutation>> {
     }
     parts.retain(|part| !part.is_empty());
     parts
-}
-
-/// Follows what other mounts change until the cache is closed.
-pub(crate) async fn follow(shared: Arc<Shared>) {
-    let mut closing = shared.closing.subscribe();
-    let mut wait = FEED_WAIT;
-    loop {
-        let round = shared.follow_round(wait);
-        let result = tokio::select! {
-            result = round => result,
-            _ = closing.wait_for(|closing| *closing) => return,
-        };
-        // After a failure the first answer is wanted at once: it says that the network is back.
-        wait = if result.is_ok() { FEED_WAIT } else { Duration::ZERO };
-        if let Err(error) = result {
-            tracing::debug!("the change feed: {error}");
-            tokio::select! {
-                () = tokio::time::sleep(FEED_PAUSE) => {}
-                _ = closing.wait_for(|closing| *closing) => return,
-            }
-        }
-    }
-}
-
-impl Shared {
-    async fn follow_round(self: &Arc<Self>, wait: Duration) -> Result<(), Error> {
-        let Followed { feed, own_is_news } = *self.feed.lock();
-        if feed.is_some() {
-            self.follow_step(if own_is_news { Duration::ZERO } else { wait }).await?;
-            return Ok(());
-        }
-        // Whatever was loaded before now may have changed since.
-        let root = self.state.lock().tree.root;
-        let page = self.ask(self.bucket.entries(root, None, 1)).await?;
-        let feed = Feed { epoch: self.bucket.settings().epoch, sequence: page.sequence };
-        // What the journal brought back is as old as the journal.
-        let known: Vec<InodeId> = {
-            let state = self.state.lock();
-            let clean = state.tree.nodes().filter(|(inode, node)| *inode == root || !node.is_local());
-            clean.map(|(inode, _)| inode).collect()
-        };
-        for inode in known {
-            self.reload(inode).await?;
-        }
-        *self.feed.lock() = Followed { feed: Some(feed), own_is_news: false };
-        Ok(())
-    }
-
-    /// Hears what the feed has to tell next. False if that is nothing, or it was not followed yet.
-    pub(crate) async fn follow_step(self: &Arc<Self>, wait: Duration) -> Result<bool, Error> {
-        let Followed { feed: Some(feed), own_is_news } = *self.feed.lock() else { return Ok(false) };
-        let changes = self.bucket.changes(feed.sequence, wait).await;
-        self.note_network(&changes);
-        let changes = changes?;
-        if changes.gap || changes.epoch != feed.epoch {
-            self.forget_everything();
-        }
-        let mine = self.state.lock().pipeline.mount;
-        for change in changes.changes.iter().filter(|change| own_is_news || change.mount != mine) {
-            self.take_change(change).await?;
-        }
-        let more = !changes.changes.is_empty();
-        let feed = Feed { epoch: changes.epoch, sequence: changes.sequence };
-        *self.feed.lock() = Followed { feed: Some(feed), own_is_news: own_is_news && more };
-        Ok(more)
-    }
-
-    /// Loads anew what another mount changed of what is known here.
-    async fn take_change(self: &Arc<Self>, change: &Change) -> Result<(), Error> {
-        let mut directories: Vec<(InodeId, DirectoryKeys)> = Vec::new();
-        for (directory, encrypted) in &change.entries {
-            let Some(key) = self.state.lock().tree.node(*directory).map(|node| node.key.clone()) else { continue };
-            if !directories.iter().any(|(known, _)| known == directory) {
-                directories.push((*directory, DirectoryKeys::new(&key)));
-            }
-            let Some((_, keys)) = directories.iter().find(|(known, _)| known == directory) else { continue };
-            let Ok(name) = keys.decrypt_name(*directory, encrypted) else {
-                self.note_unauthentic("a name in the change feed");
-                continue;
-            };
-            self.load(Missing::Entries(*directory, vec![name.clone()])).await?;
-            self.invalidate_entry(*directory, name);
-            self.reload(*directory).await?;
-        }
-        for inode in &change.inodes {
-            self.reload(*inode).await?;
-        }
-        Ok(())
-    }
-
-    /// The feed lost track: clean state is loaded anew when it is asked for.
-    fn forget_everything(&self) {
-        let mut state = self.state.lock();
-        state.tree.doubt_all();
-        drop(state);
-        self.invalidate(Invalidation::All);
-    }
 }

@@ -78,7 +78,8 @@ pub(crate) struct Rebase {
     pub(crate) version: u64,
     /// Hash over its window tags.
     pub(crate) content: [u8; 32],
-    /// Its size, if its content is somebody else's: what is here of it goes.
+    /// Its size, if its content is somebody else's: what is here of it goes. Of an inode that does not exist any more, the
+    /// newest version that was known: it comes back with a newer one.
     pub(crate) foreign: Option<u64>,
 }
 
@@ -119,7 +120,7 @@ pub(crate) struct Adopt {
     pub(crate) version: u64,
     /// Hash over its window tags.
     pub(crate) content: [u8; 32],
-    /// The name of a directory; nothing for others and for the root.
+    /// A name it is known by, so that what is changed is found by it; nothing for the root, and for others in old records.
     pub(crate) name: Option<(InodeId, Name)>,
     /// Bytes of a file that are not in holes, if they were counted. Not among the encoded fields: where it is journaled,
     /// [`Mutation::Counted`] follows.

@@ -241,6 +241,12 @@ impl<'a> Replay<'a> {
             match mutation {
                 Mutation::Write(write) => kept.push(Mutation::Write(self.write(write, position))),
                 Mutation::Resize { inode, size, anew } => kept.extend(self.resize(inode, size, anew)),
+                Mutation::Adopt(adopt) => {
+                    if self.tree.was_dropped(adopt.inode) {
+                        self.contents.remove(&adopt.inode);
+                    }
+                    kept.push(Mutation::Adopt(adopt));
+                }
                 Mutation::Freeze { cut } => self.freeze(cut),
                 Mutation::Committed { cut } => {
                     self.pipeline.committed = cut;

@@ -65,6 +65,12 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
+    /// Sequence number of the bucket up to which changes of other mounts are known here; `None` before the feed answered.
+    pub(crate) followed: watch::Sender<Option<u64>>,
+    /// Something that was changed elsewhere while it was changed here may be loaded now.
+    pub(crate) missed: tokio::sync::Notify,
+    /// Held while that is loaded.
+    pub(crate) loading_missed: tokio::sync::Mutex<()>,
 }
 
 /// Numbers for the status.

@@ -197,6 +197,9 @@ impl Shared {
             state.pipeline.ages.pop_front();
         }
         state.tree.note_committed(queued.cut);
+        if state.tree.has_missed() {
+            self.missed.notify_one();
+        }
         state.pipeline.done.push_back((queued.cut, queued.segments.clone()));
         state.failures.passed(queued.puts());
         if state.pipeline.unsent() == 0 {

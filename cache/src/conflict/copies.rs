@@ -1,15 +1,12 @@
 //! Copies of files whose content changed on both sides. They are made as open files without a name, which a crash takes away,
 //! and get their names in the record that takes the cuts apart: a crash leaves all of it or nothing.
 
-use super::{COPY_STEP, InodeFound};
+use super::{COPY_STEP, InodeFound, Verdict};
 use crate::content::map::Fill;
-use crate::record::Mutation;
 use crate::shared::{Shared, State};
-use crate::{Error, Invalidation, Name, Position, Transaction};
-use std::collections::BTreeSet;
+use crate::{Error, Name, Position, Transaction};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use strewn_engine::bucket;
 use strewn_engine::ids::InodeId;
 
@@ -78,21 +75,16 @@ impl<'a> Copies<'a> {
 
     /// Names the copies beside their files, in the record that takes the cuts apart; in the root if no name is known here, as
     /// after a restart. A file without any name needs no copy.
-    pub(super) fn name(
-        &self,
-        state: &State,
-        taken: &mut BTreeSet<(InodeId, Name)>,
-        record: &mut Vec<Mutation>,
-        told: &mut Vec<Invalidation>,
-    ) {
+    pub(super) fn name(&self, state: &State, verdict: &mut Verdict) {
         for (inode, copy) in &self.copies {
-            let Some(node) = state.tree.node(*inode).filter(|node| node.links > 0) else { continue };
+            if state.tree.node(*inode).is_none_or(|node| node.links == 0) {
+                continue;
+            }
             let unknown = || (state.tree.root, Name::new(inode.to_string().as_bytes()).expect("hexadecimal"));
-            let (directory, name) = node.names.first().cloned().unwrap_or_else(unknown);
-            let name = self.shared.conflict_name(&state.tree, directory, &name, taken);
-            self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-            told.push(Invalidation::Entry(directory, name.clone()));
-            record.push(Mutation::Entry { directory, name, previous: None, child: Some(*copy) });
+            let (directory, name) = state.tree.name_of(*inode).unwrap_or_else(unknown);
+            let name = self.shared.conflict_name(&state.tree, directory, &name, &mut verdict.taken);
+            self.shared.note_conflict(directory, &name);
+            verdict.entry(directory, name, None, Some(*copy));
         }
     }
 }

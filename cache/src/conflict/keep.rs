@@ -47,7 +47,9 @@ impl Shared {
     pub(super) fn log_way(&self, state: &mut State, way: &OnTheWay) -> Result<(), Error> {
         let mut log = Log { shared: self, state, mutations: Vec::new(), bytes: 0 };
         for (inode, found) in kept(way) {
-            log.file(*inode, found)?;
+            if !way.is_lost(log.state, *inode) {
+                log.file(*inode, found)?;
+            }
         }
         log.end_record()
     }
@@ -55,7 +57,7 @@ impl Shared {
 
 /// Files whose content here stays.
 fn kept(way: &OnTheWay) -> impl Iterator<Item = (&InodeId, &InodeFound)> {
-    way.inodes.iter().filter(|(_, found)| !found.ranges.is_empty() && !found.is_foreign())
+    way.inodes.iter().filter(|(_, found)| (!found.ranges.is_empty() || found.row.is_none()) && !found.is_foreign())
 }
 
 impl Log<'_> {

@@ -6,6 +6,7 @@
 use super::map::{Backing, MAX_MEMORY, Part};
 use crate::Error;
 use crate::cache::Seek;
+use crate::load::Gone;
 use crate::room::Need;
 use crate::shared::{Shared, State};
 use crate::tree::Tree;
@@ -99,7 +100,7 @@ impl Shared {
                 Plan::File { generation, range, data } => return self.read_file(inode, generation, range, &data),
                 Plan::Wait => self.wait_for_fetch(&mut progress).await?,
                 Plan::Recall => self.recall(inode).await?,
-                Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
+                Plan::Window(number, key) => self.load_window(inode, &key, number, Gone::IsAnError).await?,
                 Plan::Fetch(fetch) => {
                     if !self.fetch(fetch, Keep::IfRoom).await? {
                         return self.read_through(inode, offset, length).await;
@@ -138,7 +139,7 @@ impl Shared {
                     (None, Seek::Data) => return Ok(found),
                 }
             };
-            self.load_window(inode, &key, number).await?;
+            self.load_window(inode, &key, number, Gone::IsAnError).await?;
         }
     }
 
@@ -224,13 +225,13 @@ impl Shared {
     }
 
     /// Loads the extents of one window.
-    async fn load_window(&self, inode: InodeId, key: &Key, number: u64) -> Result<(), Error> {
+    pub(crate) async fn load_window(&self, inode: InodeId, key: &Key, number: u64, gone: Gone) -> Result<(), Error> {
         let epoch = {
             let state = self.state.lock();
             let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
             content.ok_or(Error::Stale)?.batches
         };
-        let base = self.load_extents(inode, key, &BTreeSet::from([number])).await?;
+        let base = self.load_extents(inode, key, &BTreeSet::from([number]), gone).await?;
         let mut state = self.state.lock();
         let content = state.tree.node(inode).and_then(|node| node.content.as_deref()).ok_or(Error::Stale)?;
         // A batch made meanwhile knows better; the caller looks again.
@@ -253,7 +254,7 @@ impl Shared {
                 Through::File(generation, range) => {
                     bytes.extend_from_slice(&self.read_file(inode, generation, range.clone(), &[range])?);
                 }
-                Through::Window(number, key) => self.load_window(inode, &key, number).await?,
+                Through::Window(number, key) => self.load_window(inode, &key, number, Gone::IsAnError).await?,
                 Through::Fetch(fetch) => {
                     let plain = self.fetch_plain(&fetch).await?;
                     let from = (at - fetch.range.start) as usize;
@@ -475,7 +476,7 @@ impl Shared {
                 }
                 Plan::Wait => self.wait_for_fetch(&mut progress).await?,
                 Plan::Recall => self.recall(inode).await?,
-                Plan::Window(number, key) => self.load_window(inode, &key, number).await?,
+                Plan::Window(number, key) => self.load_window(inode, &key, number, Gone::IsAnError).await?,
                 Plan::Fetch(fetch) => {
                     if !self.fetch(fetch, keep).await? {
                         return Err(Error::NoSpace(String::from("no room to keep what is fetched")));

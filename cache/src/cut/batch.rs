@@ -204,7 +204,7 @@ fn set_entry(name: &FrozenName, directories: &mut HashMap<InodeId, DirectoryKeys
 
 fn put_inode(inode: &FrozenInode, ranges: Vec<RangeChange>, renewed: Option<&Renewed>, digest: Digest) -> Operation {
     let attributes = &inode.attributes;
-    let version = inode.expected_version + 1;
+    let version = inode.version;
     let Digest { hash: content, allocated } = renewed.map_or(digest, |renewed| renewed.digest);
     let countable = |bytes: &u64| attributes.kind == Kind::File && *bytes <= attributes.size;
     let allocated = allocated.filter(countable);

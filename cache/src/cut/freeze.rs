@@ -51,6 +51,8 @@ pub(crate) struct FrozenInode {
     pub(crate) attributes: Attributes,
     /// Row version before; 0 for a new inode.
     pub(crate) expected_version: u64,
+    /// Row version after.
+    pub(crate) version: u64,
     /// Of the content before.
     pub(crate) digest: Digest,
     /// Changed ranges, sorted; they may reach beyond the size.
@@ -90,6 +92,8 @@ impl Tree {
         }
         let oldest = self.oldest.unwrap_or_else(Instant::now);
         let mut names: Vec<FrozenName> = orders.iter().filter_map(|order| self.freeze_name(cut, *order)).collect();
+        // What is left of them is about directories that are no more.
+        orders.iter().for_each(|order| drop(self.changed_names.remove(order)));
         let parks: Vec<FrozenName> = names.iter().filter_map(|name| self.park(name)).collect();
         names.extend(parks);
         let inodes: Vec<FrozenInode> = inodes.iter().filter_map(|inode| self.freeze_inode(cut, *inode)).collect();
@@ -152,7 +156,7 @@ impl Tree {
     }
 
     /// What a changed name names here and will name on the network.
-    fn ends_of(&self, directory: InodeId, name: &Name) -> impl Iterator<Item = InodeId> + use<> {
+    pub(crate) fn ends_of(&self, directory: InodeId, name: &Name) -> impl Iterator<Item = InodeId> + use<> {
         let slot = self.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
         let child = slot.and_then(|slot| slot.child).map(|(inode, _)| inode);
         let base = slot.and_then(|slot| slot.base).and_then(|(base, _)| base);
@@ -210,14 +214,17 @@ impl Tree {
         self.mark_clean(inode);
         let node = self.node_mut(inode)?;
         let expected_version = node.version;
-        node.version += 1;
-        node.cut = cut;
+        let floor = if expected_version == 0 { node.floor } else { 0 };
+        node.version = expected_version.max(floor) + 1;
+        let version = node.version;
+        (node.cut, node.put) = (cut, cut);
         let (key, attributes) = (node.key.clone(), node.attributes.clone());
         let mut frozen = FrozenInode {
             inode,
             key,
             attributes,
             expected_version,
+            version,
             digest: node.digest,
             ranges: Arc::default(),
             source: Source::Memory(Arc::default()),

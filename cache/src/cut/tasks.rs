@@ -7,6 +7,7 @@ use super::{ENOUGH_UNSENT, MOST_BYTES, MOST_UNSENT};
 use crate::Error;
 use crate::content::Digest;
 use crate::content::read::blocking;
+use crate::load::Gone;
 use crate::record::Mutation;
 use crate::shared::{Shared, State};
 use std::collections::{BTreeSet, HashMap};
@@ -99,17 +100,19 @@ impl Shared {
 
     /// Takes what is pending as a cut. Gives its number, if anything was.
     pub(crate) async fn freeze(self: &Arc<Self>) -> Result<Option<u64>, Error> {
-        self.wait_while(|state| state.pipeline.resolving, "a refusal of the network").await?;
-        let _alone = self.gate.write().await;
-        if self.state.lock().tree.pending_operations() > MAX_OPERATIONS {
-            // The cut leaves some behind: after a power cut nothing but their own marks may speak for their data files.
-            self.sync_data_files().await?;
-        }
-        let mut state = self.state.lock();
+        let (_alone, mut state) = loop {
+            self.wait_while(|state| state.pipeline.resolving, "a refusal of the network").await?;
+            let alone = self.gate.write().await;
+            if self.state.lock().tree.pending_operations() > MAX_OPERATIONS {
+                // The cut leaves some behind: after a power cut nothing but their own marks may speak for their data files.
+                self.sync_data_files().await?;
+            }
+            let state = self.state.lock();
+            if !state.pipeline.resolving {
+                break (alone, state);
+            }
+        };
         let state = &mut *state;
-        if state.pipeline.resolving {
-            return Err(Error::Pending(String::from("a refusal of the network is being dealt with")));
-        }
         if state.tree.pending_operations() == 0 {
             return Ok(None);
         }
@@ -278,7 +281,8 @@ impl Shared {
                 0 => Base::default(),
                 _ => match self.known_base(inode.inode, &windows) {
                     Some(base) => base,
-                    None => self.load_extents(inode.inode, &inode.key, &windows).await?,
+                    // A file that is gone makes a batch that is refused, and then all of it is brought back.
+                    None => self.load_extents(inode.inode, &inode.key, &windows, Gone::IsEmpty).await?,
                 },
             };
             bases.insert(inode.inode, base);

@@ -125,11 +125,20 @@ impl Tree {
     }
 
     pub(super) fn adopt(&mut self, adopt: &Adopt) -> Result<(), Misfit> {
+        if self.was_dropped(adopt.inode) {
+            self.drop_node(adopt.inode);
+        }
         if let Some(node) = self.nodes.get_mut(&adopt.inode) {
             node.journaled = true;
-            if node.dirty.is_none() && node.cut == 0 {
+            if !node.is_put() {
+                let other_content = node.digest.hash != adopt.content;
                 node.attributes = adopt.attributes.clone();
                 (node.links, node.version, node.digest) = (adopt.links, adopt.version, adopt.digest());
+                // As for a node that was not known, so that replay does what was done.
+                node.orphan = node.is_nameless();
+                if other_content {
+                    self.renew_content(adopt.inode);
+                }
             }
         } else {
             let mut node = Node::known(adopt);
@@ -139,9 +148,15 @@ impl Tree {
         let Some((parent, name)) = &adopt.name else { return Ok(()) };
         let entries = self.nodes.get_mut(parent).and_then(|node| node.directory.as_deref_mut()).ok_or(UNKNOWN)?;
         if entries.slot(name).is_none_or(|slot| !slot.is_local()) {
-            entries.set(name, Some((adopt.inode, Kind::Directory)));
+            entries.set(name, Some((adopt.inode, adopt.attributes.kind)));
         }
         Ok(())
+    }
+
+    /// True if a replayed record adopts what had lost its last name before: it was dropped when that happened, and has come
+    /// back from the network since.
+    pub(crate) fn was_dropped(&self, inode: InodeId) -> bool {
+        self.replaying && self.nodes.get(&inode).is_some_and(|node| node.orphan)
     }
 
     /// Marks an inode as to be put if it has a name and the change is more than a soft one.
@@ -157,7 +172,8 @@ impl Tree {
     }
 
     /// After a record: an inode without a name is none of the network's concern, one that got a name is.
-    fn settle_names(&mut self, inode: InodeId) {
+    pub(super) fn settle_names(&mut self, inode: InodeId) {
+        self.count_known_names(inode);
         let named = self.nlink(inode).is_some_and(|nlink| nlink > 0);
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         let was_orphan = std::mem::replace(&mut node.orphan, !named);
@@ -173,6 +189,15 @@ impl Tree {
             _ => {}
         }
         self.drop_if_gone(inode);
+    }
+
+    /// A file has at least the names that are known of it: rows of the network may have counted fewer.
+    fn count_known_names(&mut self, inode: InodeId) {
+        let Some(node) = self.nodes.get(&inode).filter(|node| !node.is_directory()) else { return };
+        let names = node.names.iter().filter(|(at, name)| self.child_of(*at, name) == Some(inode)).count();
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            node.links = node.links.max(u32::try_from(names).unwrap_or(u32::MAX));
+        }
     }
 
     fn apply_entry(
@@ -320,6 +345,10 @@ impl Tree {
     fn rebase(&mut self, rebase: &Rebase) {
         let counted = self.is_counted(rebase.inode);
         let Some(node) = self.nodes.get_mut(&rebase.inode) else { return };
+        if rebase.version == 0 {
+            let newest = rebase.foreign.map_or(0, |version| version.saturating_add(COMES_BACK));
+            node.floor = node.floor.max(newest);
+        }
         (node.version, node.digest) = (rebase.version, Digest::uncounted(rebase.content));
         if let Some(content) = node.content.as_deref_mut() {
             content.forget_extents(rebase.version == 0);
@@ -330,7 +359,7 @@ impl Tree {
                 let after = content.dirty_bytes();
                 self.dirty_bytes = if counted { self.dirty_bytes + after - before } else { self.dirty_bytes };
             }
-            if let Some(size) = rebase.foreign {
+            if let Some(size) = rebase.foreign.filter(|_| rebase.version > 0) {
                 node.attributes.size = size;
                 let dropped = content.dirty_bytes();
                 content.dirty.clear();
@@ -383,6 +412,10 @@ impl Tree {
         self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut()).ok_or(Misfit("no such directory"))
     }
 }
+
+/// What comes back after somebody removed it is put in a version so far ahead of the newest that was seen here: newer than any
+/// that others may have seen since.
+const COMES_BACK: u64 = 1 << 20;
 
 const UNKNOWN: Misfit = Misfit("unknown inode");
 const NO_FILE: Misfit = Misfit("content of what is no file");

@@ -14,68 +14,159 @@ pub(crate) struct Loaded {
     pub(crate) name: Name,
     /// What it names on the network.
     pub(crate) child: Option<Adopt>,
+    /// What became of what it named here before.
+    pub(crate) before: Before,
+}
+
+/// What became of what a name named before.
+#[derive(Debug, Clone)]
+pub(crate) enum Before {
+    /// Nobody asked.
+    Unknown,
+    /// It is not on the network any more.
+    Gone,
+    /// It is still there, under another name, with this row.
+    Elsewhere(Box<Adopt>),
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It says nothing new, or what is changed here wins.
+    Nothing,
+    /// Something known changed by it.
+    Changed,
+    /// News say that it is too old.
+    Old,
+    /// It takes the name from something that is needed here: what became of that has to be asked first.
+    Ask,
+    /// It takes the name from something that is changed here, which has to be kept beside it.
+    Clash,
 }
 
 impl Tree {
     /// Takes in the root's row.
     pub(crate) fn insert_root(&mut self, adopt: &Adopt) {
-        self.insert_node(adopt);
+        self.insert_node(adopt, u64::MAX);
     }
 
-    /// Takes in what a name names on the network. True if something known changed by it.
-    pub(crate) fn insert_entry(&mut self, directory: InodeId, loaded: &Loaded) -> bool {
+    /// Takes in what a name names on the network, as a load that began with `ticket` brought it.
+    pub(crate) fn insert_entry(&mut self, directory: InodeId, loaded: &Loaded, ticket: u64) -> Taken {
         let parked = loaded.child.as_ref().and_then(|adopt| self.parked.get(&adopt.inode));
         if directory == self.root && parked == Some(&loaded.name) {
-            return false;
+            return Taken::Nothing;
         }
-        let Some(entries) = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()) else { return false };
-        let known = entries.slot(&loaded.name).cloned();
-        if known.as_ref().is_some_and(super::Slot::is_local) {
-            return false;
-        }
-        let before = known.as_ref().and_then(|slot| slot.child);
         let after = loaded.child.as_ref().map(|adopt| (adopt.inode, adopt.attributes.kind));
-        if after.is_none()
-            && let Some((inode, _)) = before
-            && self.has_changes(inode)
-        {
-            // Removed elsewhere while it is changed here: it comes back.
-            self.set_base(directory, &loaded.name, None);
-            self.note_change();
-            return false;
+        let old_child = after.is_some_and(|(inode, _)| self.is_old_inode(ticket, inode));
+        if old_child || self.is_old_name(ticket, directory, &loaded.name) {
+            return Taken::Old;
         }
-        let mut changed = known.is_some() && before != after;
-        if let Some((gone, _)) = before.filter(|_| before != after) {
-            self.detach(directory, &loaded.name, gone);
+        let Some(entries) = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()) else {
+            return Taken::Nothing;
+        };
+        let known = entries.slot(&loaded.name).cloned();
+        if let Some(slot) = known.as_ref().filter(|slot| slot.is_local()) {
+            let (here, there) = (slot.child.map(|(child, _)| child), after.map(|(child, _)| child));
+            if here != there {
+                self.miss_name(directory, loaded.name.clone());
+            } else if slot.cut == 0 {
+                // Somebody else did the same.
+                self.set_base(directory, &loaded.name, there);
+            }
+            return Taken::Nothing;
         }
+        let before = known.as_ref().and_then(|slot| slot.child).filter(|before| Some(*before) != after);
+        match (before, &loaded.before) {
+            (Some((inode, _)), Before::Unknown) if self.is_needed(inode) => return Taken::Ask,
+            (Some((inode, _)), Before::Gone) if self.would_strand(directory, inode, loaded) => return Taken::Clash,
+            _ => {}
+        }
+        let mut changed = known.is_some() && known.and_then(|slot| slot.child) != after;
         if let Some(adopt) = &loaded.child {
-            changed |= self.insert_node(adopt);
+            changed |= self.insert_node(adopt, ticket);
             self.attach(directory, &loaded.name, adopt.inode);
         }
         if let Ok(entries) = self.entries_mut(directory) {
             entries.set(&loaded.name, after);
         }
-        changed
+        if let Some((gone, _)) = before {
+            self.detach(directory, &loaded.name, gone, matches!(loaded.before, Before::Elsewhere(_)));
+        }
+        if let Before::Elsewhere(adopt) = &loaded.before
+            && self.nodes.contains_key(&adopt.inode)
+        {
+            // With the number of names that are left.
+            self.insert_node(adopt, ticket);
+        }
+        if changed { Taken::Changed } else { Taken::Nothing }
     }
 
-    /// Ends a listing: what it did not show is not there. True if something known vanished by it.
-    pub(crate) fn finish_listing(&mut self, directory: InodeId, seen: &BTreeSet<Name>) -> bool {
-        let Some(entries) = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()) else { return false };
+    /// True if what a name named before is changed here and would be left without a name.
+    fn would_strand(&self, directory: InodeId, inode: InodeId, loaded: &Loaded) -> bool {
+        let is_other = |at: &InodeId, name: &Name| *at != directory || *name != loaded.name;
+        let elsewhere = |node: &Node| {
+            let mut names = node.names.iter();
+            names.any(|(at, name)| is_other(at, name) && self.child_of(*at, name) == Some(inode))
+        };
+        self.has_changes(inode) && !self.nodes.get(&inode).is_some_and(elsewhere)
+    }
+
+    /// What a name names here, if taking the name away needs to know whether that was only moved.
+    pub(crate) fn needed_behind(&self, directory: InodeId, name: &Name) -> Option<InodeId> {
+        let slot = self.nodes.get(&directory)?.directory.as_deref()?.slot(name)?;
+        let (inode, _) = slot.child.filter(|_| !slot.is_local())?;
+        self.is_needed(inode).then_some(inode)
+    }
+
+    /// True if a node must not go with its name: it is in use, changed here, or has more names.
+    fn is_needed(&self, inode: InodeId) -> bool {
+        let has_more = |node: &Node| !node.is_directory() && (node.links > 1 || node.names.len() > 1);
+        self.nodes.get(&inode).is_some_and(has_more) || self.is_in_use(inode)
+    }
+
+    /// True if a node, or one below it, is changed here or referred to.
+    fn is_in_use(&self, inode: InodeId) -> bool {
+        let Some(node) = self.nodes.get(&inode) else { return false };
+        let mut below = node.directory.as_deref().into_iter().flat_map(|entries| entries.slots());
+        node.pins > 0
+            || node.dirty.is_some()
+            || node.cut != 0
+            || below.any(|(_, slot)| slot.is_local() || slot.child.is_some_and(|(child, _)| self.is_in_use(child)))
+    }
+
+    /// Ends a listing that began with `ticket`: what it did not show is not there. Names that have to be asked for one by one,
+    /// because something behind them is needed here; `None` if the listing is too old to be believed.
+    pub(crate) fn finish_listing(
+        &mut self,
+        directory: InodeId,
+        seen: &BTreeSet<Name>,
+        ticket: u64,
+    ) -> Option<Vec<Name>> {
+        if self.is_old_listing(ticket, directory) {
+            return None;
+        }
+        let entries = self.nodes.get(&directory).and_then(|node| node.directory.as_deref())?;
         let vanished =
             |name: &Name, slot: &super::Slot| !slot.is_local() && slot.child.is_some() && !seen.contains(name);
         let gone: Vec<Name> =
             entries.slots().filter(|(name, slot)| vanished(name, slot)).map(|(name, _)| name.clone()).collect();
-        for name in &gone {
-            self.insert_entry(directory, &Loaded { name: name.clone(), child: None });
+        let (needed, gone): (Vec<Name>, Vec<Name>) =
+            gone.into_iter().partition(|name| self.needed_behind(directory, name).is_some());
+        for name in gone {
+            self.insert_entry(directory, &Loaded { name, child: None, before: Before::Unknown }, ticket);
         }
         if let Ok(entries) = self.entries_mut(directory) {
             entries.complete = true;
         }
-        !gone.is_empty()
+        Some(needed)
     }
 
-    /// Takes in an inode's row. True if a known node changed by it.
-    pub(crate) fn insert_node(&mut self, adopt: &Adopt) -> bool {
+    /// Takes in an inode's row, as a load that began with `ticket` brought it. True if a known node changed by it.
+    pub(crate) fn insert_node(&mut self, adopt: &Adopt, ticket: u64) -> bool {
+        if self.is_old_inode(ticket, adopt.inode) {
+            return false;
+        }
+        let pending = self.pending_links(adopt.inode);
         let Some(node) = self.nodes.get_mut(&adopt.inode) else {
             let node = Node { names: Vec::new(), ..Node::known(adopt) };
             self.nodes.insert(adopt.inode, node);
@@ -83,18 +174,62 @@ impl Tree {
             self.touch(adopt.inode);
             return false;
         };
-        let newer = adopt.version > node.version || adopt.links != node.links;
-        if node.is_local() || !newer {
+        // What only names changed of here: a directory's count is for when they are on the network.
+        let counts = node.cut == 0 && !(node.renamed && node.is_directory());
+        let links = if counts { adopt.links.saturating_add_signed(pending) } else { node.links };
+        let other_links = links != node.links;
+        let newer = adopt.version > node.version || (adopt.version == node.version && other_links);
+        if !newer {
+            return false;
+        }
+        if node.is_put() || node.orphan {
+            self.miss_inode(adopt.inode);
             return false;
         }
         let other_content = adopt.content != node.digest.hash;
         node.attributes = adopt.attributes.clone();
-        (node.links, node.version, node.digest) = (adopt.links, adopt.version, adopt.digest());
+        (node.links, node.version, node.digest) = (links, adopt.version, adopt.digest());
         node.journaled = false;
+        if node.is_local() {
+            self.miss_inode(adopt.inode);
+        }
         if other_content {
             self.renew_content(adopt.inode);
         }
         true
+    }
+
+    /// How many more names a file has here than on the network.
+    pub(crate) fn pending_links(&self, inode: InodeId) -> i32 {
+        let Some(node) = self.nodes.get(&inode).filter(|node| node.renamed) else { return 0 };
+        let names = self.changed_names.values().filter_map(|(directory, name)| {
+            let slot = self.nodes.get(directory)?.directory.as_deref()?.slot(name)?;
+            Some((slot.child, slot.base?.0))
+        });
+        let is_directory = node.is_directory();
+        let mut pending = 0;
+        for (child, base) in names.filter(|_| !is_directory) {
+            pending += i32::from(child.is_some_and(|(child, _)| child == inode)) - i32::from(base == Some(inode));
+        }
+        pending
+    }
+
+    /// Counts the names of files anew that cuts were taken apart for: `rows` has the network's numbers.
+    pub(crate) fn recount_links(&mut self, rows: impl Iterator<Item = (InodeId, u32)>) {
+        for (inode, links) in rows {
+            let pending = self.pending_links(inode);
+            let Some(node) = self.nodes.get_mut(&inode).filter(|node| !node.is_directory()) else { continue };
+            node.links = links.saturating_add_signed(pending);
+            self.settle_names(inode);
+        }
+    }
+
+    /// A file that somebody else removed and that cannot come back: it goes as if it had been removed here.
+    pub(crate) fn forget_lost(&mut self, inode: InodeId) {
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            (node.links, node.renamed) = (0, false);
+            self.settle_names(inode);
+        }
     }
 
     /// Forgets a clean file's content: the network has another one.
@@ -118,16 +253,21 @@ impl Tree {
         }
     }
 
-    /// A name went on the network: the node goes too, unless something here still needs it.
-    fn detach(&mut self, directory: InodeId, name: &Name, inode: InodeId) {
+    /// A name went on the network: the node goes too, unless something here still needs it or it is `elsewhere`.
+    fn detach(&mut self, directory: InodeId, name: &Name, inode: InodeId, elsewhere: bool) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         node.names.retain(|(parent, known)| *parent != directory || known != name);
-        if !node.is_directory() && !node.is_local() {
-            node.links = node.links.saturating_sub(1);
+        if node.is_local() {
+            // How many names are left is asked when it is not changed here any more.
+            self.miss_inode(inode);
+            return;
+        }
+        if !node.is_directory() && !elsewhere {
+            node.links = node.links.saturating_sub(1).max(u32::try_from(node.names.len()).unwrap_or(u32::MAX));
             // Still open here: it goes on without a name, as if it had been removed here.
             node.orphan = node.links == 0 && node.pins > 0;
         }
-        if node.names.is_empty() && node.pins == 0 {
+        if node.names.is_empty() && !self.is_in_use(inode) {
             self.drop_clean(inode);
         }
     }
@@ -140,7 +280,7 @@ impl Tree {
             None => Vec::new(),
         };
         for (child, name) in below {
-            self.detach(inode, &name, child);
+            self.detach(inode, &name, child, false);
         }
         if self.nodes.get(&inode).is_some_and(|node| !node.is_local()) {
             self.drop_node(inode);
@@ -148,7 +288,7 @@ impl Tree {
     }
 
     /// True if something in a node, or below it, waits for the network.
-    fn has_changes(&self, inode: InodeId) -> bool {
+    pub(crate) fn has_changes(&self, inode: InodeId) -> bool {
         let Some(node) = self.nodes.get(&inode) else { return false };
         let below = node.directory.as_deref().into_iter().flat_map(|entries| entries.slots());
         node.dirty.is_some()

@@ -13,6 +13,7 @@ mod directory;
 mod evict;
 mod insert;
 mod names;
+mod news;
 mod node;
 mod nodes;
 mod small;
@@ -22,7 +23,8 @@ mod warm;
 
 pub(crate) use apply::{Misfit, SetTimes};
 pub(crate) use directory::{Directory, Slot};
-pub(crate) use insert::Loaded;
+pub(crate) use insert::{Before, Loaded, Taken};
+pub(crate) use news::{AllMissed, Missed};
 pub(crate) use node::Node;
 pub(crate) use transaction::attribute_change;
 pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
@@ -34,6 +36,7 @@ use crate::content::map::{Backing, Fill};
 use crate::cut::batch::{Base, Renewed};
 use crate::record::Mutation;
 use evict::Uses;
+use news::News;
 use nodes::Nodes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -73,6 +76,7 @@ pub(crate) struct Tree {
     /// Committed cuts that wait for older loads: (first ticket that began after, cut).
     settling: VecDeque<(u64, u64)>,
     loads: BTreeSet<u64>,
+    news: News,
     next_ticket: u64,
     /// Newest committed cut.
     pub(crate) committed: u64,
@@ -109,6 +113,7 @@ impl Tree {
             in_cuts: BTreeMap::new(),
             settling: VecDeque::new(),
             loads: BTreeSet::new(),
+            news: News::default(),
             next_ticket: 1,
             committed: 0,
             parked: HashMap::new(),
@@ -134,6 +139,18 @@ impl Tree {
     /// Number of known nodes.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// What a name of a directory names here.
+    pub(crate) fn child_of(&self, directory: InodeId, name: &Name) -> Option<InodeId> {
+        let slot = self.nodes.get(&directory)?.directory.as_deref()?.slot(name)?;
+        slot.child.map(|(child, _)| child)
+    }
+
+    /// A name that an inode has here.
+    pub(crate) fn name_of(&self, inode: InodeId) -> Option<(InodeId, Name)> {
+        let names = &self.nodes.get(&inode)?.names;
+        names.iter().find(|(directory, name)| self.child_of(*directory, name) == Some(inode)).cloned()
     }
 
     /// Names as `stat` shows them: see [`Transaction::nlink`].
@@ -343,6 +360,7 @@ impl Tree {
 
     fn settle(&mut self) {
         let oldest_load = self.loads.first().copied().unwrap_or(u64::MAX);
+        self.settle_news(oldest_load);
         while let Some((ticket, cut)) = self.settling.front().copied()
             && ticket <= oldest_load
         {
@@ -366,7 +384,7 @@ impl Tree {
             if let Some(node) = self.nodes.get_mut(&inode)
                 && node.cut == cut
             {
-                node.cut = 0;
+                (node.cut, node.put) = (0, 0);
             }
         }
     }
@@ -392,7 +410,7 @@ impl Tree {
         }
         for inode in cuts.values().flat_map(|cut| &cut.inodes) {
             if let Some(node) = self.nodes.get_mut(inode) {
-                (node.cut, node.renamed) = (0, true);
+                (node.cut, node.put, node.renamed) = (0, 0, true);
             }
         }
         for (inode, ranges) in inodes {

@@ -57,7 +57,7 @@ impl Tree {
             Some(_) => {}
             None => {
                 if let Some(adopt) = &row.node {
-                    self.insert_node(adopt);
+                    self.insert_node(adopt, u64::MAX);
                 }
                 self.attach(directory, name, row.child);
                 if let Ok(entries) = self.entries_mut(directory) {

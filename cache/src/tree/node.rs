@@ -23,10 +23,14 @@ pub(crate) struct Node {
     pub(crate) version: u64,
     /// What that version's record says of the content.
     pub(crate) digest: Digest,
+    /// Newest row version before it was removed on the network: when it comes back it must be newer than what others saw.
+    pub(crate) floor: u64,
     /// Order of becoming dirty: the next cut puts the inode. `None` when it need not.
     pub(crate) dirty: Option<u64>,
-    /// The newest cut that puts it; 0 for none.
+    /// The newest cut that puts it or changes its names; 0 for none.
     pub(crate) cut: u64,
+    /// The newest cut that puts its row, or may do so; 0 for none.
+    pub(crate) put: u64,
     /// A name of it, or in it, changed since the last cut: rows of the network count its names wrongly.
     pub(crate) renamed: bool,
     /// It has no name: the network is not to have it.
@@ -61,7 +65,7 @@ impl Node {
         let kind = adopt.attributes.kind;
         let mut node = Self::bare(Key::from(&adopt.key), adopt.attributes.clone());
         node.links = adopt.links;
-        node.orphan = kind != Kind::Directory && adopt.links == 0;
+        node.orphan = node.is_nameless();
         node.version = adopt.version;
         node.digest = adopt.digest();
         node.names.extend(adopt.name.clone());
@@ -77,8 +81,10 @@ impl Node {
             links: 0,
             version: 0,
             digest: Digest::uncounted([0; 32]),
+            floor: 0,
             dirty: None,
             cut: 0,
+            put: 0,
             renamed: false,
             orphan: false,
             pins: 0,
@@ -99,12 +105,22 @@ impl Node {
         self.dirty.is_some() || self.cut != 0 || self.renamed || self.orphan
     }
 
+    /// True if its row is to be put, or on its way: a row of somebody else's is a conflict.
+    pub(crate) fn is_put(&self) -> bool {
+        self.dirty.is_some() || self.put != 0
+    }
+
+    /// True of a non-directory without names.
+    pub(crate) fn is_nameless(&self) -> bool {
+        !self.is_directory() && self.links == 0
+    }
+
     /// True for directories.
     pub(crate) fn is_directory(&self) -> bool {
         self.kind() == Kind::Directory
     }
 
-    /// What the journal has to know to refer to it.
+    /// What the journal has to know to refer to it, but for a name.
     pub(crate) fn adopt(&self, inode: InodeId) -> Adopt {
         Adopt {
             inode,
@@ -113,7 +129,7 @@ impl Node {
             links: self.links,
             version: self.version,
             content: self.digest.hash,
-            name: if self.is_directory() { self.names.first().cloned() } else { None },
+            name: None,
             allocated: self.digest.allocated,
         }
     }

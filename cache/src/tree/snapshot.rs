@@ -2,7 +2,7 @@
 
 use super::{Misfit, Node, Tree};
 use crate::content::map::{Backing, Fill};
-use crate::record::{Mutation, NodeState};
+use crate::record::{Adopt, Mutation, NodeState};
 use bytes::Bytes;
 use std::collections::HashSet;
 use strewn_engine::ids::InodeId;
@@ -42,9 +42,10 @@ impl Tree {
         let mut mutations = Vec::with_capacity(directories.len() + files.len() + names.len());
         mutations.extend(self.parked.iter().map(|(inode, name)| Mutation::Park { inode: *inode, name: name.clone() }));
         for inode in directories.into_iter().chain(files) {
+            let Some(adopt) = self.adopt_of(inode) else { continue };
             if let Some(node) = self.nodes.get_mut(&inode) {
                 node.journaled = true;
-                let state = state_of(inode, node, created.contains(&inode));
+                let state = state_of(adopt, node, created.contains(&inode));
                 let counted = state.adopt.counted();
                 mutations.push(Mutation::Node(Box::new(state)));
                 mutations.extend(counted);
@@ -65,13 +66,11 @@ impl Tree {
         let mut chain = Vec::new();
         let mut next = Some(inode);
         while let Some(inode) = next.take()
-            && let Some(node) = self.nodes.get(&inode)
+            && self.nodes.contains_key(&inode)
             && seen.insert(inode)
         {
             chain.push(inode);
-            if node.is_directory() {
-                next = node.names.first().map(|(parent, _)| *parent);
-            }
+            next = self.name_of(inode).map(|(parent, _)| parent);
         }
         ordered.extend(chain.into_iter().rev());
     }
@@ -81,7 +80,7 @@ impl Tree {
         let inode = state.adopt.inode;
         self.adopt(&state.adopt)?;
         let node = self.nodes.get_mut(&inode).ok_or(Misfit("a node of the snapshot"))?;
-        node.cut = state.cut;
+        (node.cut, node.put) = (state.cut, state.cut);
         if let Some(directory) = node.directory.as_deref_mut() {
             directory.complete = state.complete;
         }
@@ -149,9 +148,9 @@ impl Tree {
     }
 }
 
-fn state_of(inode: InodeId, node: &Node, created: bool) -> NodeState {
+fn state_of(adopt: Adopt, node: &Node, created: bool) -> NodeState {
     let mut state = NodeState {
-        adopt: node.adopt(inode),
+        adopt,
         dirty: node.dirty.is_some(),
         cut: node.cut,
         // A listing that is complete because it was loaded is loaded again; one that was made here has nothing to load.

@@ -3,7 +3,7 @@
 use super::apply::SetTimes;
 use super::{Node, Tree};
 use crate::Name;
-use crate::record::{Mutation, SecretBytes};
+use crate::record::{Adopt, Mutation, SecretBytes};
 use std::collections::HashSet;
 use strewn_engine::bucket::{Kind, MAX_OFFSET};
 use strewn_engine::ids::InodeId;
@@ -354,14 +354,21 @@ impl Tree {
         adoptions
     }
 
+    /// What the journal has to know of a node to refer to it; a name only in a directory that is known.
+    pub(super) fn adopt_of(&self, inode: InodeId) -> Option<Adopt> {
+        let mut adopt = self.node(inode)?.adopt(inode);
+        adopt.name = self.name_of(inode);
+        Some(adopt)
+    }
+
     fn adopt_into(&self, inode: InodeId, seen: &mut HashSet<InodeId>, adoptions: &mut Vec<Mutation>) {
         let mut chain = Vec::new();
         let mut next = Some(inode);
         while let Some(inode) = next.take()
-            && let Some(node) = self.node(inode).filter(|node| !node.journaled)
+            && self.node(inode).is_some_and(|node| !node.journaled)
             && seen.insert(inode)
         {
-            let adopt = node.adopt(inode);
+            let Some(adopt) = self.adopt_of(inode) else { continue };
             next = adopt.name.as_ref().map(|(parent, _)| *parent);
             chain.extend(adopt.counted());
             chain.push(Mutation::Adopt(Box::new(adopt)));

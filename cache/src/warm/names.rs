@@ -22,6 +22,7 @@ use crate::index::Feed;
 use crate::load::open_inode;
 use crate::record::Adopt;
 use crate::shared::Shared;
+use crate::tree::AllMissed;
 use crate::{Error, Name};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -40,17 +41,24 @@ const RENEW: Duration = Duration::from_secs(3);
 /// More news than this are not worth going through.
 const MOST_NEWS: usize = 100_000;
 const MARK_VERSION: u8 = 1;
+const MARK_MISSED: u8 = 2;
+/// With more than this to be looked at again nothing is kept.
+const MOST_MISSED: usize = 10_000;
 
 /// What an orderly close left.
 ///
 /// ```text
 /// mark    version = 1 (1) | journal position (8, big-endian)
+/// mark    version = 2 (1) | journal position (8, big-endian) | postcard of AllMissed
 /// ```
+/// Version 2 is written when some news could not be taken in because of what was changed here: see `tree::news`.
 pub(crate) struct Kept {
     /// Where the journal ended.
     position: u64,
     /// How far the feed was followed.
     feed: Feed,
+    /// What is to be looked at again.
+    missed: AllMissed,
 }
 
 /// How far the feed was followed.
@@ -78,17 +86,34 @@ impl News {
 }
 
 impl Kept {
-    /// What the index has to say, if the journal still ends at `position`.
-    pub(crate) async fn find(index: &crate::index::Index, position: u64) -> Option<Self> {
+    /// What the index has to say, if the journal still ends at `now`.
+    pub(crate) async fn find(index: &crate::index::Index, now: u64) -> Option<Self> {
         let mark = index.take_closed()?;
-        let (&MARK_VERSION, at) = mark.split_first()? else { return None };
+        let (position, missed) = parse_mark(&mark)?;
         let feed = index.feed().await?;
-        (u64::from_be_bytes(at.try_into().ok()?) == position).then_some(Self { position, feed })
+        (position == now).then_some(Self { position, feed, missed })
     }
 
     fn mark(&self) -> Bytes {
-        [&[MARK_VERSION][..], &self.position.to_be_bytes()].concat().into()
+        let mut mark = vec![MARK_VERSION];
+        mark.extend(self.position.to_be_bytes());
+        if self.missed.len() > 0 {
+            mark[0] = MARK_MISSED;
+            mark = postcard::to_extend(&self.missed, mark).expect("plain data encodes into memory");
+        }
+        mark.into()
     }
+}
+
+fn parse_mark(mark: &[u8]) -> Option<(u64, AllMissed)> {
+    let (version, rest) = mark.split_first()?;
+    let (position, rest) = rest.split_first_chunk()?;
+    let missed = match *version {
+        MARK_VERSION if rest.is_empty() => AllMissed::default(),
+        MARK_MISSED => postcard::from_bytes(rest).ok()?,
+        _ => return None,
+    };
+    Some((u64::from_be_bytes(*position), missed))
 }
 
 impl Shared {
@@ -104,11 +129,15 @@ impl Shared {
             if !news.lost {
                 let until = Instant::now() + RENEW;
                 self.restore(&news, until).await;
+                self.state.lock().tree.miss_again(kept.missed);
+                self.missed.notify_one();
                 if !matches!(timeout_at(until, self.reload_known(&news)).await, Ok(Ok(()))) {
                     // To be told again.
                     followed = Followed { feed: Some(kept.feed), own_is_news: true };
                 }
-                *self.feed.lock() = followed;
+                if let Followed { feed: Some(feed), own_is_news } = followed {
+                    self.note_followed(feed, own_is_news);
+                }
             }
         }
         self.index.forget_names();
@@ -217,7 +246,11 @@ impl Shared {
     pub(crate) async fn keep_names(&self) {
         let Some(feed) = self.feed.lock().feed.filter(|_| self.index.is_open()) else { return };
         // First, so that whatever is journaled from here on makes the mark worthless.
-        let kept = Kept { position: self.journal.last().0, feed };
+        let missed = self.state.lock().tree.missed();
+        if missed.len() > MOST_MISSED {
+            return;
+        }
+        let kept = Kept { position: self.journal.last().0, feed, missed };
         self.index.forget_names();
         let directories = self.state.lock().tree.directories();
         let mut waiting = 0;
@@ -263,5 +296,36 @@ impl Shared {
         if !matches!(tokio::time::timeout(CATCH_UP, hearing).await, Ok(Ok(()))) {
             tracing::debug!("the last news were not heard");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+
+    /// Written by earlier releases; must stay readable.
+    const FIRST: [u8; 9] = [1, 0, 0, 0, 0, 0, 0, 1, 2];
+
+    #[test]
+    fn reads_the_marks_of_every_release() {
+        assert_eq!(parse_mark(&FIRST), Some((258, AllMissed::default())));
+        let root = InodeId::from_bytes([1; 16]);
+        let mut tree = Tree::new(root);
+        tree.miss_name(root, Name::new(b"a").expect("valid"));
+        tree.miss_inode(InodeId::from_bytes([7; 16]));
+        let second = [&[2, 0, 0, 0, 0, 0, 0, 1, 2, 1][..], &[1; 16], &[1, b'a', 1], &[7; 16], &[0]].concat();
+        assert_eq!(parse_mark(&second), Some((258, tree.missed())));
+        let feed = Feed { epoch: 1, sequence: 1 };
+        assert_eq!(Kept { position: 258, feed, missed: tree.missed() }.mark(), second);
+        assert_eq!(Kept { position: 258, feed, missed: AllMissed::default() }.mark(), &FIRST[..]);
+    }
+
+    #[test]
+    fn other_marks_are_no_marks() {
+        for wrong in [&[][..], &[1], &FIRST[..8], &[3, 0, 0, 0, 0, 0, 0, 1, 2], &[2, 0, 0, 0, 0, 0, 0, 1, 2, 9]] {
+            assert_eq!(parse_mark(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(parse_mark(&[&FIRST[..], &[0]].concat()), None);
     }
 }

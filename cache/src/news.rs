@@ -1,0 +1,284 @@
+//! Following what other mounts change: the feed, and what its news do to what is known here.
+//!
+//! What a mount commits reaches the others through the feed: what they know of it is loaded anew, and their followers (the
+//! kernel) are told to forget it. What is changed here wins over the news until it is on the network; then it is compared
+//! again. Something changed here that loses its name to somebody else's keeps its bytes: it stays where it was if the name
+//! is free, else it becomes a conflict copy beside it, in one journaled step.
+
+use crate::content::map::Backing;
+use crate::index::Feed;
+use crate::load::Ticket;
+use crate::record::{Mutation, Write};
+use crate::shared::{Shared, State};
+use crate::tree::{Loaded, Missed, Node, SetTimes};
+use crate::warm::names::Followed;
+use crate::{Error, Invalidation, Name};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use strewn_engine::bucket::{self, Change, Kind};
+use strewn_engine::ids::InodeId;
+use strewn_engine::keys::DirectoryKeys;
+
+/// How long the feed is asked to wait for a change.
+const FEED_WAIT: Duration = Duration::from_secs(25);
+/// First and longest pause after the feed failed.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Follows what other mounts change until the cache is closed.
+pub(crate) async fn follow(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    let mut pause = FIRST_PAUSE;
+    let mut wait = FEED_WAIT;
+    loop {
+        let round = shared.follow_round(wait);
+        let result = tokio::select! {
+            result = round => result,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        let Err(error) = result else {
+            (pause, wait) = (FIRST_PAUSE, FEED_WAIT);
+            continue;
+        };
+        // The first answer after a failure is wanted at once: it says that the network is back.
+        wait = Duration::ZERO;
+        tracing::debug!("the change feed: {error}");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Shared {
+    async fn follow_round(self: &Arc<Self>, wait: Duration) -> Result<(), Error> {
+        let Followed { feed, own_is_news } = *self.feed.lock();
+        if feed.is_some() {
+            return tokio::select! {
+                step = self.follow_step(if own_is_news { Duration::ZERO } else { wait }) => step.map(drop),
+                () = self.missed.notified() => self.load_missed().await,
+            };
+        }
+        let root = self.state.lock().tree.root;
+        let page = self.ask(self.bucket.entries(root, None, 1)).await?;
+        // Whatever was loaded or journaled before now may have changed since.
+        self.state.lock().tree.miss_everything();
+        self.load_missed().await?;
+        self.note_followed(Feed { epoch: self.bucket.settings().epoch, sequence: page.sequence }, false);
+        Ok(())
+    }
+
+    /// Hears what the feed has to tell next. False if that is nothing, or it was not followed yet.
+    pub(crate) async fn follow_step(self: &Arc<Self>, wait: Duration) -> Result<bool, Error> {
+        let Followed { feed: Some(feed), own_is_news } = *self.feed.lock() else { return Ok(false) };
+        let changes = self.bucket.changes(feed.sequence, wait).await;
+        self.note_network(&changes);
+        let changes = changes?;
+        if changes.gap || changes.epoch != feed.epoch {
+            self.forget_everything();
+        }
+        let mine = self.state.lock().pipeline.mount;
+        for change in changes.changes.iter().filter(|change| own_is_news || change.mount != mine) {
+            self.take_change(change).await?;
+        }
+        self.load_missed().await?;
+        let more = !changes.changes.is_empty();
+        self.note_followed(Feed { epoch: changes.epoch, sequence: changes.sequence }, own_is_news && more);
+        Ok(more)
+    }
+
+    /// Notes how far the feed was followed.
+    pub(crate) fn note_followed(&self, feed: Feed, own_is_news: bool) {
+        *self.feed.lock() = Followed { feed: Some(feed), own_is_news };
+        if !own_is_news {
+            self.followed.send_replace(Some(feed.sequence));
+        }
+    }
+
+    /// See [`Cache::catch_up`](crate::Cache::catch_up).
+    pub(crate) async fn catch_up(self: &Arc<Self>, sequence: u64) -> Result<(), Error> {
+        let mut followed = self.followed.subscribe();
+        let caught_up = followed.wait_for(|followed| followed.is_some_and(|followed| followed >= sequence));
+        match tokio::time::timeout(self.options.deadline, caught_up).await {
+            Ok(Ok(_)) => self.load_missed().await,
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => Err(Error::Network(bucket::Error::Unreachable(String::from("the change feed is silent")))),
+        }
+    }
+
+    /// Loads anew what another mount changed of what is known here.
+    async fn take_change(self: &Arc<Self>, change: &Change) -> Result<(), Error> {
+        let names = self.names_of(change);
+        {
+            let mut state = self.state.lock();
+            for (directory, names) in &names {
+                state.tree.note_inode_news(*directory);
+                names.iter().for_each(|name| state.tree.note_name_news(*directory, name.clone()));
+            }
+            for inode in &change.inodes {
+                state.tree.note_inode_news(*inode);
+                if state.tree.node(*inode).is_some_and(Node::is_local) {
+                    state.tree.miss_inode(*inode);
+                }
+            }
+        }
+        let ticket = Ticket::new(self);
+        let mut loaded = Vec::new();
+        for (directory, names) in &names {
+            match self.ask_names(*directory, names).await {
+                Ok(rows) => loaded.push((*directory, rows)),
+                // It was forgotten meanwhile.
+                Err(Error::Stale) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Names that came go first everywhere, so that what was moved keeps one.
+        let came = |row: &Loaded| row.child.is_some();
+        for (directory, rows) in &loaded {
+            let rows: Vec<Loaded> = rows.iter().filter(|row| came(row)).cloned().collect();
+            let taken = self.take_entries(&ticket, *directory, &rows)?;
+            self.ask_again(*directory, taken.ask);
+        }
+        for (directory, rows) in &loaded {
+            let rows: Vec<Loaded> = rows.iter().filter(|row| !came(row)).cloned().collect();
+            let taken = self.take_entries(&ticket, *directory, &rows)?;
+            self.ask_again(*directory, taken.ask);
+        }
+        ticket.end();
+        for (directory, names) in names {
+            names.into_iter().for_each(|name| self.invalidate_entry(directory, name));
+            self.reload(directory).await?;
+        }
+        for inode in &change.inodes {
+            self.reload(*inode).await?;
+        }
+        Ok(())
+    }
+
+    /// The names that a change is about, of directories that are known here.
+    fn names_of(&self, change: &Change) -> BTreeMap<InodeId, Vec<Name>> {
+        let mut keys: BTreeMap<InodeId, Option<DirectoryKeys>> = BTreeMap::new();
+        let mut names: BTreeMap<InodeId, Vec<Name>> = BTreeMap::new();
+        for (directory, encrypted) in &change.entries {
+            let opened = keys.entry(*directory).or_insert_with(|| {
+                let state = self.state.lock();
+                state.tree.node(*directory).map(|node| DirectoryKeys::new(&node.key))
+            });
+            let Some(opened) = opened else { continue };
+            match opened.decrypt_name(*directory, encrypted) {
+                Ok(name) => names.entry(*directory).or_default().push(name),
+                Err(_) => self.note_unauthentic("a name in the change feed"),
+            }
+        }
+        names
+    }
+
+    /// Loads what was missed because it was changed here, as far as it is not any more.
+    pub(crate) async fn load_missed(self: &Arc<Self>) -> Result<(), Error> {
+        let _alone = self.loading_missed.lock().await;
+        let missed = self.state.lock().tree.take_missed();
+        let result = self.try_load_missed(&missed).await;
+        if result.is_err() {
+            let mut state = self.state.lock();
+            for (directory, names) in missed.names {
+                names.into_iter().for_each(|name| state.tree.miss_name(directory, name));
+            }
+            missed.inodes.into_iter().for_each(|inode| state.tree.miss_inode(inode));
+            missed.listings.into_iter().for_each(|directory| state.tree.miss_listing(directory));
+        }
+        result
+    }
+
+    async fn try_load_missed(self: &Arc<Self>, missed: &Missed) -> Result<(), Error> {
+        for directory in &missed.listings {
+            match self.load_listing(*directory).await {
+                Ok(true) | Err(Error::Stale | Error::Network(bucket::Error::NotFound(_))) => {}
+                Ok(false) => self.state.lock().tree.miss_listing(*directory),
+                Err(error) => return Err(error),
+            }
+        }
+        for (directory, names) in &missed.names {
+            match self.load_names(*directory, names).await {
+                Ok(()) | Err(Error::Stale) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for inode in &missed.inodes {
+            self.reload(*inode).await?;
+        }
+        Ok(())
+    }
+
+    /// The feed lost track: clean state is loaded anew when it is asked for, and what cannot be forgotten at once.
+    fn forget_everything(&self) {
+        let mut state = self.state.lock();
+        state.tree.doubt_all();
+        state.tree.miss_everything();
+        drop(state);
+        self.invalidate(Invalidation::All);
+    }
+
+    /// A row takes a name from something that is changed here: in one journaled step that keeps the name if it is free on the
+    /// network, else it goes beside it under a conflict name.
+    pub(crate) fn keep_beside(&self, state: &mut State, directory: InodeId, loaded: &Loaded) -> Result<(), Error> {
+        let name = &loaded.name;
+        let slot = state.tree.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
+        let Some((ours, _)) = slot.and_then(|slot| slot.child) else { return Ok(()) };
+        let theirs = loaded.child.as_ref().map(|adopt| adopt.inode);
+        let entry = |name: &Name, previous, child| Mutation::Entry { directory, name: name.clone(), previous, child };
+        let mut record = vec![Mutation::RebaseEntry { directory, name: name.clone(), base: theirs }];
+        if let Some(adopt) = &loaded.child {
+            let mut adopt = adopt.clone();
+            if adopt.attributes.kind != Kind::Directory {
+                // The entry below counts its name.
+                adopt.links = adopt.links.saturating_sub(1);
+            }
+            record.push(Mutation::Adopt(Box::new(adopt)));
+        }
+        record.push(entry(name, Some(ours), theirs));
+        let kept = match theirs {
+            None => name.clone(),
+            Some(_) => self.conflict_name(&state.tree, directory, name, &mut BTreeSet::new()),
+        };
+        record.push(entry(&kept, None, Some(ours)));
+        let record = state.tree.with_adoptions(record);
+        state.record(&self.journal, &record)?;
+        self.keep_bytes(state, ours)?;
+        if theirs.is_some() {
+            self.note_conflict(directory, &kept);
+        }
+        self.invalidate_entry(directory, name.clone());
+        self.invalidate_entry(directory, kept);
+        Ok(())
+    }
+
+    /// Journals the bytes of a file that are here and that the network may not have any more, as if they had just been
+    /// written: else they would not survive this process.
+    fn keep_bytes(&self, state: &mut State, inode: InodeId) -> Result<(), Error> {
+        let Some(node) = state.tree.node(inode) else { return Ok(()) };
+        let Some(content) = node.content.as_deref() else { return Ok(()) };
+        let (generation, mode, times) = (content.generation, node.attributes.mode, node.attributes.times());
+        let size = node.attributes.size;
+        let write = |range: &Range<u64>| {
+            let (offset, end) = (range.start, range.end.min(size));
+            let data = match &content.backing {
+                Backing::File => None,
+                Backing::Memory(bytes) => Some(Bytes::copy_from_slice(&bytes[offset as usize..end as usize])),
+            };
+            Mutation::Write(Write { inode, generation, offset, length: end - offset, mode, times, data })
+        };
+        let present: Vec<Range<u64>> = content.present.iter().filter(|range| range.start < size).cloned().collect();
+        let writes: Vec<Mutation> = present.iter().map(write).collect();
+        let in_file = matches!(content.backing, Backing::File) && !writes.is_empty();
+        let writes = state.tree.with_adoptions(writes);
+        state.record(&self.journal, &writes)?;
+        if in_file {
+            state.unsynced.insert(inode);
+        }
+        Ok(())
+    }
+}

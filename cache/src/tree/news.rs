@@ -1,0 +1,196 @@
+//! What is known of changes elsewhere: which rows are too old to be taken in, and which are to be asked for again.
+//!
+//! A load may bring rows from before a change that the feed has told of already. So every name and inode that news were
+//! about is noted with the load that may begin next: rows of older loads are not taken in. Rows about what is changed here
+//! are not taken in either, as local changes win; if they differ they are *missed*, and loaded again once the local change
+//! is on the network or gone.
+
+use super::Tree;
+use crate::Name;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
+use strewn_engine::ids::InodeId;
+
+/// What is known of changes elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Names that news were about: loads with a smaller ticket bring older rows.
+    names: HashMap<(InodeId, Name), u64>,
+    /// The same for inodes.
+    inodes: HashMap<InodeId, u64>,
+    missed_names: BTreeSet<(InodeId, Name)>,
+    missed_inodes: BTreeSet<InodeId>,
+    missed_listings: BTreeSet<InodeId>,
+}
+
+/// What is to be loaded again.
+#[derive(Debug, Default)]
+pub(crate) struct Missed {
+    pub(crate) names: Vec<(InodeId, Vec<Name>)>,
+    pub(crate) inodes: Vec<InodeId>,
+    pub(crate) listings: Vec<InodeId>,
+}
+
+/// All that was missed, as an orderly close keeps it.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AllMissed {
+    names: Vec<(InodeId, Name)>,
+    inodes: Vec<InodeId>,
+    listings: Vec<InodeId>,
+}
+
+impl AllMissed {
+    /// How much it is.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len() + self.inodes.len() + self.listings.len()
+    }
+}
+
+impl Tree {
+    /// Notes that a name changed elsewhere.
+    pub(crate) fn note_name_news(&mut self, directory: InodeId, name: Name) {
+        self.news.names.insert((directory, name), self.next_ticket);
+    }
+
+    /// Notes that an inode changed elsewhere.
+    pub(crate) fn note_inode_news(&mut self, inode: InodeId) {
+        self.news.inodes.insert(inode, self.next_ticket);
+    }
+
+    /// True if a load began before the latest news about a name.
+    pub(crate) fn is_old_name(&self, ticket: u64, directory: InodeId, name: &Name) -> bool {
+        !self.news.names.is_empty()
+            && self.news.names.get(&(directory, name.clone())).is_some_and(|noted| ticket < *noted)
+    }
+
+    /// True if a load began before the latest news about an inode.
+    pub(crate) fn is_old_inode(&self, ticket: u64, inode: InodeId) -> bool {
+        self.news.inodes.get(&inode).is_some_and(|noted| ticket < *noted)
+    }
+
+    /// True if a listing that began so early may lack a name.
+    pub(crate) fn is_old_listing(&self, ticket: u64, directory: InodeId) -> bool {
+        self.news.names.iter().any(|((changed, _), noted)| *changed == directory && ticket < *noted)
+    }
+
+    /// Forgets news that no load under way is older than.
+    pub(super) fn settle_news(&mut self, oldest_load: u64) {
+        self.news.names.retain(|_, noted| oldest_load < *noted);
+        self.news.inodes.retain(|_, noted| oldest_load < *noted);
+    }
+
+    /// Notes a name whose row was not taken in.
+    pub(crate) fn miss_name(&mut self, directory: InodeId, name: Name) {
+        self.news.missed_names.insert((directory, name));
+    }
+
+    /// Notes an inode whose row was not taken in.
+    pub(crate) fn miss_inode(&mut self, inode: InodeId) {
+        self.news.missed_inodes.insert(inode);
+    }
+
+    /// Names of an inode that are not changed here may have changed on the network.
+    pub(crate) fn doubt_names(&mut self, inode: InodeId) {
+        let Some(node) = self.nodes.get(&inode).filter(|node| !node.is_directory()) else { return };
+        self.news.missed_names.extend(node.names.iter().cloned());
+    }
+
+    /// Everything known may have changed: it is to be loaded again.
+    pub(crate) fn miss_everything(&mut self) {
+        let mut names = Vec::new();
+        for (inode, node) in self.nodes.iter() {
+            if node.version == 0 {
+                continue;
+            }
+            self.news.missed_inodes.insert(*inode);
+            let Some(entries) = node.directory.as_deref() else { continue };
+            match entries.complete {
+                true => drop(self.news.missed_listings.insert(*inode)),
+                false => names.extend(entries.slots().map(|(name, _)| (*inode, name.clone()))),
+            }
+        }
+        self.news.missed_names.extend(names);
+    }
+
+    /// Notes that a directory has to be listed again.
+    pub(crate) fn miss_listing(&mut self, directory: InodeId) {
+        self.news.missed_listings.insert(directory);
+    }
+
+    /// Takes out what was missed and can be taken in now. What is forgotten needs no loading.
+    pub(crate) fn take_missed(&mut self) -> Missed {
+        let listings = std::mem::take(&mut self.news.missed_listings);
+        let listings = listings.into_iter().filter(|directory| self.nodes.contains_key(directory)).collect();
+        let missed = std::mem::take(&mut self.news.missed_names);
+        let mut names: Vec<(InodeId, Vec<Name>)> = Vec::new();
+        for (directory, name) in missed {
+            let slot = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()?.slot(&name));
+            match slot {
+                None => {}
+                Some(slot) if slot.is_local() => drop(self.news.missed_names.insert((directory, name))),
+                Some(_) => match names.last_mut() {
+                    Some((last, names)) if *last == directory => names.push(name),
+                    _ => names.push((directory, vec![name])),
+                },
+            }
+        }
+        self.refresh_renamed();
+        let missed = std::mem::take(&mut self.news.missed_inodes);
+        let mut inodes = Vec::new();
+        for inode in missed {
+            match self.nodes.get(&inode) {
+                None => {}
+                Some(node) if node.is_local() => drop(self.news.missed_inodes.insert(inode)),
+                Some(_) => inodes.push(inode),
+            }
+        }
+        Missed { names, inodes, listings }
+    }
+
+    /// Names that came back to what they were leave their inodes marked as renamed: takes that back from what was missed.
+    fn refresh_renamed(&mut self) {
+        let marked = |inode: &InodeId| self.nodes.get(inode).is_some_and(|node| node.renamed && !node.is_put());
+        if !self.news.missed_inodes.iter().any(marked) {
+            return;
+        }
+        let mut renamed = BTreeSet::new();
+        for (directory, name) in self.changed_names.values() {
+            renamed.insert(*directory);
+            renamed.extend(self.ends_of(*directory, name));
+        }
+        let restored: Vec<InodeId> =
+            self.news.missed_inodes.iter().copied().filter(marked).filter(|inode| !renamed.contains(inode)).collect();
+        for inode in restored {
+            if let Some(node) = self.nodes.get_mut(&inode) {
+                node.renamed = false;
+            }
+        }
+    }
+
+    /// All that was missed, whether it can be taken in now or not.
+    pub(crate) fn missed(&self) -> AllMissed {
+        let News { missed_names, missed_inodes, missed_listings, .. } = &self.news;
+        AllMissed {
+            names: missed_names.iter().cloned().collect(),
+            inodes: missed_inodes.iter().copied().collect(),
+            listings: missed_listings.iter().copied().collect(),
+        }
+    }
+
+    /// Notes again what was missed by the mount before this one.
+    pub(crate) fn miss_again(&mut self, missed: AllMissed) {
+        self.news.missed_names.extend(missed.names);
+        self.news.missed_inodes.extend(missed.inodes);
+        self.news.missed_listings.extend(missed.listings);
+    }
+
+    /// True if something was missed that can be taken in now.
+    pub(crate) fn has_missed(&self) -> bool {
+        let is_clean =
+            |inode: &InodeId| self.nodes.get(inode).is_none_or(|node| !node.is_put() && node.cut == 0 && !node.orphan);
+        let slot = |directory, name| self.nodes.get(directory).and_then(|node| node.directory.as_deref()?.slot(name));
+        !self.news.missed_listings.is_empty()
+            || self.news.missed_inodes.iter().any(is_clean)
+            || self.news.missed_names.iter().any(|(at, name)| slot(at, name).is_none_or(|slot| !slot.is_local()))
+    }
+}

@@ -1,0 +1,168 @@
+//! One of the mounts, and what it is expected to show.
+
+use crate::link::Link;
+use crate::support::{ROOT, ROOT_INODE, root_key};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use strewn_cache::disk::MemoryDisk;
+use strewn_cache::journal::BootId;
+use strewn_cache::{Cache, Options, Root};
+use strewn_engine::bucket::memory::MemoryBucket;
+use strewn_engine::bucket::{BucketService, Kind};
+use strewn_engine::ids::InodeId;
+use strewn_fs::Volume;
+use strewn_fs::volume::path::Paths;
+
+/// What a path shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) inode: InodeId,
+    /// `None` for a directory.
+    pub(crate) content: Option<Vec<u8>>,
+}
+
+/// What is shown for a file that cannot be read any more.
+pub(crate) const GONE: &[u8] = b"gone";
+
+/// Everything a mount shows, by path.
+pub(crate) type View = BTreeMap<String, Seen>;
+
+pub(crate) struct Mount {
+    pub(crate) host: &'static str,
+    pub(crate) link: Link,
+    disk: MemoryDisk,
+    pub(crate) volume: Arc<Volume>,
+    /// What it showed last, with its own operations since.
+    pub(crate) view: View,
+    /// Contents it wrote, ever.
+    pub(crate) own: BTreeSet<Vec<u8>>,
+    /// Contents it wrote and neither replaced nor removed, that are not on the network for sure.
+    pub(crate) unsent: BTreeSet<Vec<u8>>,
+    /// Inodes that lost a name here, which is not on the network for sure.
+    pub(crate) removed: BTreeSet<InodeId>,
+    /// Sequence number of the bucket up to which it shows what others did.
+    pub(crate) heard: u64,
+}
+
+/// Cuts only when asked to, so that the test decides what goes into one.
+fn options(host: &str) -> Options {
+    let never = Duration::from_secs(3600);
+    let deadline = Duration::from_secs(20);
+    Options { cut_idle: never, cut_age: never, deadline, host: host.to_owned(), ..Options::default() }
+}
+
+async fn open(disk: &MemoryDisk, service: Arc<dyn BucketService>, options: Options) -> Arc<Volume> {
+    let root = Root { inode: ROOT_INODE, key: root_key() };
+    let cache = Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), service, root, options).await;
+    Arc::new(Volume::new(cache.expect("the cache opens")))
+}
+
+impl Mount {
+    pub(crate) async fn new(host: &'static str, bucket: &MemoryBucket) -> Self {
+        let (link, disk) = (Link::new(bucket), MemoryDisk::new());
+        let volume = open(&disk, Arc::new(link.clone()), options(host)).await;
+        Self {
+            host,
+            link,
+            disk,
+            volume,
+            view: View::new(),
+            own: BTreeSet::new(),
+            unsent: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            heard: 0,
+        }
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        self.volume.cache()
+    }
+
+    pub(crate) fn paths(&self) -> Paths {
+        Paths::new(self.volume.clone(), ROOT)
+    }
+
+    /// What it shows once it does not look at the network by itself any more.
+    pub(crate) async fn settled_view(&self) -> View {
+        let mut before = view(&self.volume).await;
+        while !self.link.is_away() {
+            self.cache().catch_up(0).await.expect("what was missed is loaded");
+            let now = view(&self.volume).await;
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        before
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        self.cache().status().pending_operations > 0
+    }
+
+    /// The process dies; another one goes on, with the line as it was.
+    pub(crate) async fn crash(&mut self) {
+        let was_away = self.link.is_away();
+        self.link.set_away(true);
+        let left = self.disk.kill();
+        self.cache().close().await.expect("the old process ends");
+        self.disk = left;
+        self.link.set_away(was_away);
+        self.volume = open(&self.disk, Arc::new(self.link.clone()), options(self.host)).await;
+    }
+}
+
+/// What a mount with an empty cache shows.
+pub(crate) async fn fresh_view(bucket: &MemoryBucket) -> View {
+    let options = Options { read_only: true, ..options("fresh") };
+    let volume = open(&MemoryDisk::new(), Arc::new(bucket.clone()), options).await;
+    let view = view(&volume).await;
+    volume.cache().close().await.expect("close");
+    view
+}
+
+/// Walks through everything and reads it.
+pub(crate) async fn view(volume: &Arc<Volume>) -> View {
+    let paths = Paths::new(volume.clone(), ROOT);
+    let mut view = View::new();
+    let mut open = vec![String::new()];
+    while let Some(directory) = open.pop() {
+        let mut listing = paths.list(directory.as_bytes()).await.expect("list");
+        while let Some((name, stat)) = listing.next().await.expect("a line") {
+            let path = format!("{directory}/{}", String::from_utf8(name).expect("names are text"));
+            let content = match stat.attributes.kind {
+                Kind::Directory => {
+                    open.push(path.clone());
+                    None
+                }
+                _ => match volume.read(stat.inode, 0, 1 << 20).await {
+                    Ok(bytes) => Some(bytes.to_vec()),
+                    // Removed by somebody else, who is not heard yet.
+                    Err(error) if error.errno() == Errno::STALE => {
+                        if std::env::var_os("STREWN_TRACE").is_some() {
+                            eprintln!("    {path}: {error}");
+                        }
+                        Some(GONE.to_vec())
+                    }
+                    Err(error) => panic!("{path}: {error}"),
+                },
+            };
+            view.insert(path, Seen { inode: stat.inode, content });
+        }
+    }
+    view
+}
+
+/// A view for people.
+pub(crate) fn show(view: &View) -> String {
+    let line = |(path, seen): (&String, &Seen)| match &seen.content {
+        None => format!("{path}/"),
+        Some(content) => {
+            let text = String::from_utf8_lossy(&content[..content.len().min(24)]).into_owned();
+            format!("{path} ({}, {}: {text:?})", seen.inode, content.len())
+        }
+    };
+    view.iter().map(line).collect::<Vec<_>>().join("\n")
+}
