@@ -17,6 +17,10 @@ const MAX_PARTS: usize = 64;
 const DYING: Duration = Duration::from_secs(10);
 /// How often.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Large writes are handed to the file system in pieces up to multiples of this. It keeps what it is handed at once in one
+/// unit of its page cache and walks over all of that for every small overwrite: with units of 1 MiB an overwrite of 4 KiB
+/// costs three times as much.
+const PIECE: u64 = 256 << 10;
 /// Unit of `st_blocks`.
 const STAT_UNIT: u64 = 512;
 
@@ -163,7 +167,13 @@ impl DiskFile for Opened {
 
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let [part] = parts else { return self.write_parts(offset, parts) };
-        self.file.write_all_at(part, offset)
+        let (mut at, mut rest) = (offset, *part);
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(rest.len().min((PIECE - at % PIECE) as usize));
+            self.file.write_all_at(piece, at)?;
+            (at, rest) = (at + piece.len() as u64, later);
+        }
+        Ok(())
     }
 
     fn length(&self) -> io::Result<u64> {

@@ -47,6 +47,20 @@ fn many_parts_are_written_in_order() {
 }
 
 #[test]
+fn long_writes_arrive_whole_wherever_they_begin() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = FileDisk::open(directory.path()).unwrap().create("long").unwrap();
+    let bytes: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
+    for offset in [0, 1, 256 << 10, (256 << 10) - 1, 12_345_678] {
+        file.write_at(offset, &[&bytes]).unwrap();
+        let mut read = vec![0; bytes.len()];
+        file.read_exact_at(offset, &mut read).unwrap();
+        assert!(read == bytes, "at {offset}");
+    }
+    assert_eq!(file.length().unwrap(), 13_345_678);
+}
+
+#[test]
 fn a_directory_is_private_and_used_once() {
     use std::os::unix::fs::PermissionsExt;
     let parent = tempfile::tempdir().unwrap();
