@@ -8,8 +8,8 @@ use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
 use crate::{
-    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, maintain, news,
-    recover, upload, warm,
+    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, encryption, maintain,
+    news, recover, upload, warm,
 };
 use bytes::Bytes;
 use lru::LruCache;
@@ -109,6 +109,8 @@ impl Cache {
         root: Root,
         options: Options,
     ) -> Result<Self, Error> {
+        let (settings, of, encrypted) = (bucket.settings().clone(), root.clone(), options.encrypt);
+        let disk = blocking(move || encryption::open(disk, &settings, &of, encrypted)).await?;
         let (settings, of) = (bucket.settings().clone(), root.clone());
         let (theirs, wanted) = (disk.clone(), options.index);
         let (store, found, mount, index) = blocking(move || {
@@ -178,6 +180,11 @@ impl Cache {
     /// The inode of the root directory.
     pub fn root(&self) -> InodeId {
         self.root
+    }
+
+    /// True if its files hold no plaintext: then the kernel must not be given any (passthrough).
+    pub fn is_encrypted(&self) -> bool {
+        self.shared.options.encrypt
     }
 
     #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::disk::{Disk, FileDisk, OpenError};
 use crate::journal::{self, BootId, Recovered};
 use crate::recover::{self, Identity, Survey};
 use crate::store::Store;
-use crate::{Error, warm};
+use crate::{Error, encryption, warm};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io;
@@ -39,6 +39,12 @@ pub enum InspectError {
     /// It cannot be opened, or a mount uses it.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Its journal and data files can be read by a mount alone.
+    #[error(
+        "{0} is encrypted: only a mount sees what is in it. When 'strewn umount' ended without an error nothing in it is \
+         pending, and 'strewn cache clear --discard-pending' empties it"
+    )]
+    Encrypted(PathBuf),
     /// It is damaged, or its disk failed.
     #[error("{0}")]
     Damaged(#[from] Error),
@@ -122,6 +128,7 @@ impl CacheDirectory {
 
     /// Whose it is and what it holds.
     pub fn status(&self) -> Result<DirectoryStatus, InspectError> {
+        self.check_readable()?;
         let identity = self.identity()?;
         let survey = self.survey(&identity)?;
         let queued = self.queued(&survey)?;
@@ -147,7 +154,19 @@ impl CacheDirectory {
     }
 
     /// Everything that is not whole. Empty: nothing was found.
-    pub fn verify(&self) -> Vec<Damage> {
+    pub fn verify(&self) -> Result<Vec<Damage>, InspectError> {
+        self.check_readable()?;
+        Ok(self.find_damage())
+    }
+
+    fn check_readable(&self) -> Result<(), InspectError> {
+        match encryption::is_encrypted(&*self.disk)? {
+            true => Err(InspectError::Encrypted(self.path.clone())),
+            false => Ok(()),
+        }
+    }
+
+    fn find_damage(&self) -> Vec<Damage> {
         let mut found = Vec::new();
         let mut note = |what: String, reason: &dyn std::fmt::Display| {
             found.push(Damage { what, reason: reason.to_string() });

@@ -13,6 +13,7 @@ mod cut;
 pub mod data;
 pub mod disk;
 mod drain;
+mod encryption;
 mod error;
 mod failure;
 mod file_state;

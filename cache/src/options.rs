@@ -29,6 +29,9 @@ pub struct Options {
     /// Keep an index, so that clean bytes are found again after a restart. It holds keys and names in the clear, like the
     /// journal.
     pub index: bool,
+    /// Nothing readable in the directory: journal and data files are encrypted, and there is no index. A directory that was
+    /// first used one way cannot be used the other way before it was emptied.
+    pub encrypt: bool,
     /// No changes.
     pub read_only: bool,
 }
@@ -46,6 +49,7 @@ impl Default for Options {
             memory: 128 << 20,
             host: String::from("local"),
             index: true,
+            encrypt: false,
             read_only: false,
         }
     }

@@ -12,7 +12,7 @@ use strewn_engine::bucket::SegmentSource;
 use strewn_engine::ids::{InodeId, SegmentId};
 
 /// The blob that says which bucket and root the directory belongs to; cuts count from 1.
-const IDENTITY: u64 = 0;
+pub(crate) const IDENTITY: u64 = 0;
 
 /// The files.
 pub(crate) struct Store {

@@ -58,7 +58,7 @@ fn spoil(path: &Path, offset: u64) {
 }
 
 fn verify(directory: &Path) -> Vec<String> {
-    let found = CacheDirectory::open(directory).unwrap().verify();
+    let found = CacheDirectory::open(directory).unwrap().verify().unwrap();
     found.into_iter().map(|damage| damage.what).collect()
 }
 

@@ -25,6 +25,10 @@ pub(crate) const RUN_ID: &str = "strewn v1 run id";
 pub(crate) const RUN_AES_256_GCM: &str = "strewn v1 run blocks AES-256-GCM";
 /// ChaCha20-Poly1305 key of a run's blocks, from the run's key.
 pub(crate) const RUN_CHACHA20_POLY1305: &str = "strewn v1 run blocks ChaCha20-Poly1305";
+/// AES-256-SIV key of the key of a cache on this machine, from the key of the directory that it shows.
+pub(crate) const CACHE_KEY: &str = "strewn v1 cache key";
+/// AES-256-XTS keys of a file of a cache, from the cache's key and the file's name.
+pub(crate) const CACHE_FILES: &str = "strewn v1 cache files AES-256-XTS";
 /// Hash over the tags of a file's windows (no secret goes in).
 pub(crate) const CONTENT: &str = "strewn v1 content hash";
 /// Public name of an API key, from its last tag.
@@ -61,6 +65,8 @@ mod tests {
             RUN_ID,
             RUN_AES_256_GCM,
             RUN_CHACHA20_POLY1305,
+            CACHE_KEY,
+            CACHE_FILES,
             CONTENT,
             API_KEY_TAIL,
             GRANT_CHECKSUM,

@@ -4,6 +4,7 @@
 //! simulator can run thousands of networks a second. Anything with timing is a state machine (`handle_*(now, …)`,
 //! `poll_*()`).
 
+pub mod at_rest;
 pub mod bucket;
 pub mod content;
 pub mod erasure;

@@ -50,6 +50,8 @@ struct State {
     /// Syncs of files whose names begin like this wait.
     syncs_held: Option<String>,
     syncs_waiting: usize,
+    /// Writes are torn at sectors alone.
+    whole_sectors: bool,
     syncs: u64,
 }
 
@@ -89,14 +91,21 @@ impl MemoryDisk {
     pub fn crash(&self, seed: u64) -> Self {
         let state = self.shared.state.lock();
         let mut dice = Dice(seed);
-        let files = state.files.iter().map(|file| Arc::new(file.crash(&mut dice))).collect();
+        let whole = state.whole_sectors;
+        let files = state.files.iter().map(|file| Arc::new(file.crash(&mut dice, whole))).collect();
         let mut names = state.durable_names.clone();
         for change in &state.pending_names {
             if dice.roll(2) == 0 {
                 change.apply(Arc::make_mut(&mut names));
             }
         }
-        Self::from_state(State { files, names: names.clone(), durable_names: names, ..State::default() })
+        Self::from_state(State {
+            files,
+            names: names.clone(),
+            durable_names: names,
+            whole_sectors: whole,
+            ..State::default()
+        })
     }
 
     /// The disk as the next process finds it after this one was killed: nothing lost, the same things unsynced.
@@ -113,6 +122,11 @@ impl MemoryDisk {
     /// From now on every sync fails with this errno; `None` ends it.
     pub fn fail_syncs(&self, errno: Option<i32>) {
         self.shared.state.lock().sync_error = errno;
+    }
+
+    /// From now on a power cut tears writes at sectors of 512 bytes alone, as disks do.
+    pub fn keep_sectors_whole(&self) {
+        self.shared.state.lock().whole_sectors = true;
     }
 
     /// Most bytes that may be written into all files together; holes do not count. Writes beyond fail with "no space".
@@ -316,6 +330,7 @@ impl State {
             durable_names: self.durable_names.clone(),
             pending_names: self.pending_names.clone(),
             files: self.files.clone(),
+            whole_sectors: self.whole_sectors,
             ..Self::default()
         }
     }
@@ -358,7 +373,7 @@ impl Content {
         }
     }
 
-    fn crash(&self, dice: &mut Dice) -> Content {
+    fn crash(&self, dice: &mut Dice, whole_sectors: bool) -> Content {
         let mut bytes = self.durable.clone();
         // Whole images in which nothing or everything survived are likely enough to be seen.
         let mood = dice.roll(6);
@@ -366,8 +381,8 @@ impl Content {
             match (mood, dice.roll(3)) {
                 (0, _) | (2.., 0) => {}
                 (1, _) | (2.., 1) => change.apply(&mut bytes),
-                (2, _) => change.tear_off(&mut bytes, dice),
-                (3.., _) => change.tear(&mut bytes, dice),
+                (2, _) if !whole_sectors => change.tear_off(&mut bytes, dice),
+                (2.., _) => change.tear(&mut bytes, dice),
             }
         }
         Content { durable: bytes.clone(), bytes, ..Content::default() }

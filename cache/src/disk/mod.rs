@@ -1,6 +1,6 @@
 //! The disk under everything that must survive a crash.
 //!
-//! A seam with two implementations: [`FileDisk`], a directory of the local file system, and [`MemoryDisk`], which knows
+//! A seam with two implementations and one that encrypts another ([`EncryptedDisk`]): [`FileDisk`], a directory of the local file system, and [`MemoryDisk`], which knows
 //! what was synced and what was not and produces the images a power cut may leave. Journal, data files, sealed
 //! segments and blobs touch the disk only through it.
 //!
@@ -9,9 +9,11 @@
 //! - after [`DiskFile::sync`] returned, bytes and length survive a power cut;
 //! - after [`Disk::sync_dir`] returned, the names made, renamed and removed in that directory do, too.
 
+mod encrypted;
 mod file;
 mod memory;
 
+pub use encrypted::EncryptedDisk;
 pub use file::{FileDisk, OpenError};
 pub use memory::{MemoryDisk, Watcher};
 
@@ -54,7 +56,7 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes all parts one after the other from `offset`, growing the file. On an error any part of it may be written.
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
 
-    /// Length in bytes.
+    /// Length in bytes. A disk may fill up to 15 bytes with zeros at the end of a file.
     fn length(&self) -> io::Result<u64>;
 
     /// Bytes of disk that the file takes.

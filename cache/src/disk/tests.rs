@@ -132,3 +132,141 @@ fn a_power_cut_keeps_what_was_synced_and_any_part_of_the_rest() {
     assert!(images.len() > 20);
     assert_eq!(disk.kill().bytes("d/f"), disk.bytes("d/f"));
 }
+
+fn encrypted() -> (MemoryDisk, EncryptedDisk) {
+    let disk = MemoryDisk::new();
+    let key = strewn_engine::secret::Key::from_bytes([5; 32]);
+    (disk.clone(), EncryptedDisk::new(Arc::new(disk), key))
+}
+
+#[test]
+fn an_encrypted_disk_shows_nothing_and_has_no_paths() {
+    let (below, disk) = encrypted();
+    let marker = b"unmistakable bytes";
+    for (name, hidden) in [("data/00/a", true), ("journal/1", true), ("sealed/a", false), ("blobs/1", false)] {
+        let file = disk.create(name).unwrap();
+        for at in [0, 1_000, 4_090, 100_001] {
+            file.write_at(at, &[marker]).unwrap();
+            let mut found = [0; 18];
+            file.read_exact_at(at, &mut found).unwrap();
+            assert_eq!(&found, marker);
+        }
+        let bytes = below.bytes(name).unwrap();
+        assert_eq!(bytes.windows(marker.len()).all(|window| window != marker), hidden, "{name}");
+        assert_eq!(disk.path(name), None);
+    }
+    let moved = disk.rename("data/00/a", "data/00/b");
+    assert_eq!(moved.unwrap_err().kind(), io::ErrorKind::Unsupported);
+    disk.rename("blobs/1", "blobs/2").unwrap();
+}
+
+#[test]
+fn holes_of_an_encrypted_file_stay_holes() {
+    let (below, disk) = encrypted();
+    let file = disk.create("data/00/a").unwrap();
+    file.write_at(1 << 20, &[b"island"]).unwrap();
+    file.write_at(8 << 20, &[&vec![0; 1 << 20]]).unwrap();
+    assert!(file.allocated().unwrap() < 3 << 20, "{}", file.allocated().unwrap());
+    let all = below.bytes("data/00/a").unwrap();
+    assert_eq!(all.iter().filter(|&&byte| byte != 0).count().div_ceil(16), 1);
+    file.punch_hole(1 << 20, 6).unwrap();
+    assert!(below.bytes("data/00/a").unwrap()[(1 << 20) + 16..].iter().all(|&byte| byte == 0));
+    let mut found = [9; 32];
+    file.read_exact_at((1 << 20) - 8, &mut found).unwrap();
+    assert_eq!(found, [0; 32]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, Vec<usize>),
+    Length(u64),
+    Punch(u64, u64),
+    Read(u64, usize),
+    Reopen,
+}
+
+fn step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    // Around blocks, sectors, and what is encrypted at a time.
+    let near = |at: u64| (at.saturating_sub(40)..at + 40).boxed();
+    let place = prop_oneof![near(0), near(64), near(4096), near(8192), near(262_144), (0u64..600_000).boxed()];
+    let size = prop_oneof![0usize..50, 4_000usize..4_200, 250_000usize..300_000];
+    prop_oneof![
+        4 => (place.clone(), prop::collection::vec(size, 1..4)).prop_map(|(at, parts)| Step::Write(at, parts)),
+        1 => place.clone().prop_map(Step::Length),
+        2 => (place.clone(), 0u64..9_000).prop_map(|(at, length)| Step::Punch(at, length)),
+        3 => (place, 0usize..10_000).prop_map(|(at, length)| Step::Read(at, length)),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    #[test]
+    fn an_encrypted_file_is_a_file(steps in proptest::collection::vec(step(), 1..30)) {
+        let (_, disk) = encrypted();
+        let mut file = disk.create("data/00/a").unwrap();
+        let mut plain: Vec<u8> = Vec::new();
+        let mut next = 0u8;
+        for step in steps {
+            match step {
+                Step::Write(at, lengths) => {
+                    let part = |length: usize| {
+                        next = next.wrapping_add(1);
+                        vec![next % 8; length]
+                    };
+                    let parts: Vec<Vec<u8>> = lengths.into_iter().map(part).collect();
+                    file.write_at(at, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>()).unwrap();
+                    let bytes = parts.concat();
+                    if !bytes.is_empty() {
+                        plain.resize(plain.len().max(at as usize + bytes.len()), 0);
+                        plain[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+                    }
+                }
+                Step::Length(length) => {
+                    file.set_len(length).unwrap();
+                    plain.resize(length as usize, 0);
+                }
+                Step::Punch(at, length) => {
+                    file.punch_hole(at, length).unwrap();
+                    let end = (at + length).min(plain.len() as u64) as usize;
+                    if (at as usize) < end {
+                        plain[at as usize..end].fill(0);
+                    }
+                }
+                Step::Read(at, length) => {
+                    let mut found = vec![9; length];
+                    let read = file.read_at(at, &mut found).unwrap();
+                    let here = plain.len().saturating_sub(at as usize).min(length);
+                    assert!((here..=here + 15).contains(&read), "{read} of {here} at {at}");
+                    assert_eq!(found[..here], plain[plain.len().min(at as usize)..][..here]);
+                    assert!(found[here..read].iter().all(|&byte| byte == 0));
+                }
+                Step::Reopen => file = disk.open("data/00/a").unwrap(),
+            }
+            assert_eq!(file.length().unwrap(), (plain.len() as u64).next_multiple_of(16));
+        }
+        let mut found = vec![9; plain.len()];
+        file.read_exact_at(0, &mut found).unwrap();
+        assert_eq!(found, plain);
+    }
+}
+
+#[test]
+fn a_torn_write_of_an_encrypted_file_damages_nothing_beside_it() {
+    let (below, disk) = encrypted();
+    below.keep_sectors_whole();
+    let file = disk.create("data/00/a").unwrap();
+    file.write_at(0, &[&[1; 5_000]]).unwrap();
+    file.sync().unwrap();
+    disk.sync_dir("data/00").unwrap();
+    file.write_at(1_003, &[&[2; 2_000]]).unwrap();
+    for seed in 0..100 {
+        let key = strewn_engine::secret::Key::from_bytes([5; 32]);
+        let left = EncryptedDisk::new(Arc::new(below.crash(seed)), key);
+        let mut bytes = vec![0; 5_000];
+        left.open("data/00/a").unwrap().read_exact_at(0, &mut bytes).unwrap();
+        assert!(bytes[..1_003].iter().chain(&bytes[3_003..]).all(|&byte| byte == 1), "seed {seed}");
+        assert!(bytes[1_003..3_003].iter().all(|&byte| byte == 1 || byte == 2), "seed {seed}");
+    }
+}

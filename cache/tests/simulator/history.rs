@@ -40,9 +40,14 @@ impl History {
         let (bucket, root) = common::bucket(128 << 10);
         // Some have room for nothing that is clean.
         let budget = if random.random_bool(0.3) { 10_000 } else { 1 << 30 };
-        let options = Options { budget, ..common::options() };
+        // Every fifth cache holds no plaintext.
+        let options = Options { budget, encrypt: seed % 5 == 4, ..common::options() };
         let states = vec![State::new(root.inode)];
         let machine = Machine { disk: MemoryDisk::new(), bucket, root, boot: 1 };
+        if options.encrypt {
+            // What is beside a change in its block of 16 bytes is written with it.
+            machine.disk.keep_sectors_whole();
+        }
         Self { seed, random, options, states, machine, crashes: 0 }
     }
 

@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod detach;
 mod error;
+mod heap;
 mod helpers;
 mod location;
 #[cfg(test)]

@@ -26,6 +26,8 @@ use tokio::sync::mpsc;
 #[derive(Debug, Default)]
 pub(crate) struct MountPlan {
     pub(crate) read_only: bool,
+    /// Nothing readable in the cache directory.
+    pub(crate) encrypt_cache: bool,
     pub(crate) allow_other: bool,
     pub(crate) noexec: bool,
     pub(crate) noatime: bool,
@@ -147,7 +149,8 @@ pub(crate) fn pending(status: &Status) -> Pending {
 }
 
 fn cache_options(plan: &MountPlan, opened: &Opened) -> Outcome<Options> {
-    let mut options = Options { read_only: plan.read_only || opened.read_only, ..Options::default() };
+    let (read_only, encrypt) = (plan.read_only || opened.read_only, plan.encrypt_cache);
+    let mut options = Options { read_only, encrypt, ..Options::default() };
     if let Some(size) = plan.cache_size {
         options.budget = size;
         options.dirty_limit = size / 2;

@@ -140,7 +140,7 @@ impl Verify {
     fn run(self) -> Outcome {
         let mut damaged = 0;
         for directory in directories(self.directory.as_deref())? {
-            let damage = open(&directory)?.verify();
+            let damage = open(&directory)?.verify().context(directory.display())?;
             damaged += usize::from(!damage.is_empty());
             if self.json {
                 output::json(&Verified { directory: &directory, ok: damage.is_empty(), damage: &damage })?;

@@ -5,7 +5,7 @@ use crate::control::socket_path;
 use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
 use crate::mounted::{self, MountPlan};
-use crate::{config, detach, output, register, remote};
+use crate::{config, detach, heap, output, register, remote};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use strewn_fs::mount::MountOptions;
@@ -50,10 +50,14 @@ pub(crate) struct Mount {
     /// Most bytes of the cache on disk, at least 256M [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = cache_size)]
     cache_size: Option<u64>,
+    /// Keep nothing readable in the cache directory. It is slower, and a restarted mount fetches again what the network has. A
+    /// cache that was first used without this cannot be used with it before it was emptied, nor the other way round
+    #[arg(long)]
+    encrypt_cache: bool,
     /// When the mount is to end: give up when the network takes nothing for so long [default: the deadline]
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
-    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev,
+    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev, encrypt-cache,
     /// uid=ID, gid=ID, umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
     /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
     /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, drain-timeout=DURATION as above
@@ -89,6 +93,7 @@ const MIN_CACHE: u64 = 256 << 20;
 
 impl Mount {
     pub(crate) async fn run(mut self) -> Outcome {
+        heap::unite();
         let mut plan = MountPlan::default();
         for option in std::mem::take(&mut self.options) {
             self.apply(&option, &mut plan)?;
@@ -113,6 +118,7 @@ impl Mount {
         plan.pidfile = self.pidfile;
         plan.drain_timeout = self.drain_timeout;
         plan.read_only = self.read_only;
+        plan.encrypt_cache = self.encrypt_cache;
         plan.cache_size = self.cache_size;
         plan.upload_delay = self.upload_delay;
         plan.promises = Promises { fsync: self.sync.reach(), close: self.close.reach() };
@@ -125,6 +131,7 @@ impl Mount {
         match name {
             "" | "rw" | "defaults" | "_netdev" | "auto" | "noauto" | "user" | "nofail" => {}
             "ro" => self.read_only = true,
+            "encrypt-cache" => self.encrypt_cache = true,
             "sync" => self.sync = ReachArg::parse(name, value)?,
             "close" => self.close = ReachArg::parse(name, value)?,
             "upload-delay" => self.upload_delay = Some(output::parse_duration(value).map_err(Failure::usage)?),

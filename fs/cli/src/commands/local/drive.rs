@@ -23,7 +23,7 @@ pub(super) struct Drive {
 
 impl Drive {
     /// Mounts the bucket, or takes over a mount with the same cache that is still there.
-    pub(super) async fn mount(mountpoint: &Path, access: &Path, cache: &Path) -> Outcome<Self> {
+    pub(super) async fn mount(mountpoint: &Path, access: &Path, cache: &Path, encrypt_cache: bool) -> Outcome<Self> {
         super::super::mount::clean_stale(mountpoint)?;
         std::fs::create_dir_all(mountpoint).context(format_args!("creating {}", mountpoint.display()))?;
         let mountpoint = mountpoint.canonicalize().context(format_args!("path {}", mountpoint.display()))?;
@@ -38,6 +38,7 @@ impl Drive {
             .arg(access)
             .arg("--cache-dir")
             .arg(cache)
+            .args(encrypt_cache.then_some("--encrypt-cache"))
             .env_remove(detach::DETACHED)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -37,6 +37,9 @@ pub(crate) struct Up {
     /// Largest segment of new buckets [default: 64M, or as it was]
     #[arg(long, value_name = "SIZE", value_parser = output::parse_size)]
     segment_size: Option<u64>,
+    /// Keep nothing readable in the cache of the drive; see 'strewn mount --help'
+    #[arg(long)]
+    encrypt_cache: bool,
     /// Return once the drive is usable; 'strewn local down' ends it
     #[arg(long)]
     detach: bool,
@@ -59,17 +62,24 @@ impl Up {
         let network = LocalNetwork::start(&data, &options)
             .await
             .context(format_args!("starting the network in {}", data.display()))?;
-        let outcome = serve(&network, &data, mountpoint.as_deref(), &mut signals).await;
+        let mountpoint = mountpoint.as_deref();
+        let outcome = serve(&network, &data, mountpoint, self.encrypt_cache, &mut signals).await;
         network.shutdown().await;
         outcome
     }
 }
 
 /// Mounts, waits for the end, unmounts. The network is still there when this returns.
-async fn serve(network: &LocalNetwork, data: &Path, mountpoint: Option<&Path>, signals: &mut Signals) -> Outcome {
+async fn serve(
+    network: &LocalNetwork,
+    data: &Path,
+    mountpoint: Option<&Path>,
+    encrypt_cache: bool,
+    signals: &mut Signals,
+) -> Outcome {
     let access = grant::ensure(network, data).await?;
     let drive = match mountpoint {
-        Some(mountpoint) => Some(Drive::mount(mountpoint, &access, &data.join("cache")).await?),
+        Some(mountpoint) => Some(Drive::mount(mountpoint, &access, &data.join("cache"), encrypt_cache).await?),
         None => None,
     };
     output::line(format_args!("ready {}", drive.as_ref().map_or(data, Drive::mountpoint).display()))?;
