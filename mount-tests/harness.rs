@@ -30,7 +30,12 @@ impl Drive {
     /// A network like that of [`up`](Self::up) without a drive: what is mounted, and how, is the test's affair. The mount
     /// outlives the network.
     pub(crate) fn network() -> Self {
-        Self::new(&["--segment-size", "1M"], false)
+        Self::network_with(&["--segment-size", "1M"])
+    }
+
+    /// The same with further arguments for `local up`.
+    pub(crate) fn network_with(arguments: &[&str]) -> Self {
+        Self::new(arguments, false)
     }
 
     fn new(arguments: &[&str], mounted: bool) -> Self {

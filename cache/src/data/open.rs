@@ -1,4 +1,4 @@
-//! Open data files, at most [`OPEN_FILES`] at a time, and what of them is not durable yet.
+//! Open data files, of which at most [`OPEN_FILES`] are kept, and what of them is not durable yet.
 
 use super::{DataId, Error, directory, missing, name};
 use crate::disk::{Disk, DiskFile};
@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-/// Most data files open at a time.
-pub(super) const OPEN_FILES: usize = 64;
+/// Most data files kept open. More are open while they are used: a mount may have 64 in all.
+pub(super) const OPEN_FILES: usize = 48;
 /// Syncs of files that share a lane wait for each other.
 const SYNC_LANES: usize = 16;
 /// Sequential writes are sent to the disk in steps of this, so that the sync at the end is short.

@@ -34,6 +34,11 @@ const LONG: Duration = Duration::from_secs(10);
 const DOWNLOAD_MEMORY: u64 = 96 << 20;
 /// Unit in which memory is accounted, in bytes.
 const MEMORY_UNIT: u64 = 64 << 10;
+/// Most streams that the downloads of a process are to use at once: each is a file descriptor. A download that begins takes
+/// as many as it needs, and one in [`SPARE_STREAMS`] more for slow nodes; it waits for none later.
+const DOWNLOAD_STREAMS: u32 = 112;
+/// See [`DOWNLOAD_STREAMS`].
+const SPARE_STREAMS: u32 = 4;
 /// How often a read is tried, the last times with fresh locations and limits.
 const TRIES: u32 = 2;
 
@@ -75,6 +80,7 @@ async fn read_stretches(
             return Err(Error::Invalid("the satellite's place of a run lies beyond its segment".into()));
         }
         let settings = Settings::default();
+        let _streams = locator.shared.downloads.streams(&reader.geometry).await;
         let _memory = locator.shared.downloads.memory(&reader.geometry, &settings, &range).await;
         parts.push(Driver::new(&locator.shared, reader, range).run(settings).await?);
     }
@@ -84,12 +90,16 @@ async fn read_stretches(
     }
 }
 
-/// Bounds what all downloads of a process hold in memory.
-pub(super) struct DownloadSlots(Semaphore);
+/// Bounds what all downloads of a process hold in memory, and their streams.
+pub(super) struct DownloadSlots {
+    memory: Semaphore,
+    streams: Semaphore,
+}
 
 impl DownloadSlots {
     pub(super) fn new() -> Self {
-        Self(Semaphore::new((DOWNLOAD_MEMORY / MEMORY_UNIT) as usize))
+        let units = (DOWNLOAD_MEMORY / MEMORY_UNIT) as usize;
+        Self { memory: Semaphore::new(units), streams: Semaphore::new(DOWNLOAD_STREAMS as usize) }
     }
 
     /// Room for the shares of a window of the range: at worst all k of each stripe, though only some are wanted.
@@ -97,7 +107,13 @@ impl DownloadSlots {
         let stripe = u64::from(geometry.share_length(0)) * u64::from(geometry.required());
         let wanted = geometry.stripes_of(range.clone()).len() as u64 * stripe;
         let units = wanted.min(settings.window.max(stripe)).clamp(MEMORY_UNIT, DOWNLOAD_MEMORY) / MEMORY_UNIT;
-        self.0.acquire_many(units as u32).await.expect("never closed")
+        self.memory.acquire_many(units as u32).await.expect("never closed")
+    }
+
+    async fn streams(&self, geometry: &Geometry) -> SemaphorePermit<'_> {
+        let required = u32::from(geometry.required());
+        let streams = (required + required.div_ceil(SPARE_STREAMS)).min(DOWNLOAD_STREAMS);
+        self.streams.acquire_many(streams).await.expect("never closed")
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 /// Idle streams kept per node.
 const MAX_IDLE_PER_NODE: usize = 4;
 /// Idle streams kept in all: with those in use this bounds the process's connections to nodes.
-const MAX_IDLE: usize = 256;
+const MAX_IDLE: usize = 128;
 /// A stream that was idle for longer is not used again: middleboxes forget connections.
 const MAX_AGE: Duration = Duration::from_secs(120);
 
