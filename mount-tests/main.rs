@@ -16,6 +16,7 @@ mod errors;
 mod full;
 mod harness;
 mod kernel;
+mod mounts;
 mod packaging;
 mod permissions;
 mod power;

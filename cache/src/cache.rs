@@ -4,6 +4,7 @@ use crate::content::read::blocking;
 use crate::cut::tasks;
 use crate::disk::{Disk, FileDisk, OpenError};
 use crate::journal::BootId;
+use crate::lease::{self, Leasing};
 use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
@@ -130,8 +131,11 @@ impl Cache {
         let kept = warm::names::Kept::find(&index, journal.last().0).await;
         let (invalidations, follower) = mpsc::channel(INVALIDATIONS);
         let (closing, _) = watch::channel(false);
+        // Not the stream of batches, which may begin anew: what this cache held before has to be known as its own.
+        let leasing = Leasing::new(mount, options.clock.clone());
         let shared = Arc::new(Shared {
             options,
+            leasing,
             bucket,
             store,
             journal,
@@ -145,6 +149,7 @@ impl Cache {
             closing: closing.clone(),
             closed: AtomicBool::new(false),
             counters: Counters::default(),
+            copied: Default::default(),
             limits: Limits::default(),
             outgoing: Arc::default(),
             invalidations,
@@ -173,6 +178,9 @@ impl Cache {
             handles.push(tokio::spawn(tasks::seal_cuts(shared())));
             handles.push(tokio::spawn(tasks::make_batches(shared())));
             handles.push(tokio::spawn(upload::upload(shared())));
+            if self.shared.options.leases {
+                handles.push(tokio::spawn(lease::keep(shared())));
+            }
         }
         self.tasks.handles.lock().extend(handles);
     }
@@ -215,9 +223,9 @@ impl Cache {
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop>,
     {
-        match self.shared.attempt(&mut body, true) {
+        match self.shared.attempt(&mut body, true, None) {
             Ok(Attempt::Done(value)) => Some(Ok(value)),
-            Ok(Attempt::Missing(_) | Attempt::Held) => None,
+            Ok(Attempt::Missing(_) | Attempt::Uncovered(_) | Attempt::Held) => None,
             Err(error) => Some(Err(error)),
         }
     }

@@ -14,6 +14,9 @@
 
 mod copies;
 mod keep;
+mod list;
+
+pub(crate) use list::Copied;
 
 use crate::content::Digest;
 use crate::content::map::{Fill, Part};
@@ -340,6 +343,7 @@ impl Shared {
     pub(crate) fn note_conflict(&self, directory: InodeId, name: &Name) {
         tracing::warn!("conflict: {name} in {directory}");
         self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+        self.copied.note(directory, name);
     }
 
     /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then.

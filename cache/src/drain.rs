@@ -96,6 +96,11 @@ impl Shared {
         let state = self.state.lock();
         let (files, operations) = pending(&state);
         let oldest = state.pipeline.ages.front().map(|(_, since)| *since).or(state.tree.oldest);
+        let (lease, lease_names, lease_waits) = {
+            let held = self.leasing.held.lock();
+            let (kind, names) = held.kind();
+            (kind, names as u64, held.waited_for)
+        };
         let counter = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Status {
             pending_files: files,
@@ -112,9 +117,13 @@ impl Shared {
             last_error: self.trouble(&state),
             unauthentic: counter(&self.counters.unauthentic),
             conflicts: counter(&self.counters.conflicts),
+            conflict_copies: self.copied.list(&state.tree),
             cache_bytes: self.taken(),
             cache_budget: self.options.budget,
             known_inodes: state.tree.len() as u64,
+            lease,
+            lease_names,
+            lease_waits,
             read_only: self.options.read_only,
         }
     }

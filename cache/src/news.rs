@@ -95,6 +95,7 @@ impl Shared {
     pub(crate) fn note_followed(&self, feed: Feed, own_is_news: bool) {
         *self.feed.lock() = Followed { feed: Some(feed), own_is_news };
         if !own_is_news {
+            self.leasing.held.lock().heard(feed.sequence);
             self.followed.send_replace(Some(feed.sequence));
         }
     }

@@ -1,5 +1,7 @@
 //! Settings of a cache, and what a mount shows as its root.
 
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
 use std::time::Duration;
 use strewn_engine::ids::InodeId;
 use strewn_engine::secret::Key;
@@ -34,6 +36,43 @@ pub struct Options {
     pub encrypt: bool,
     /// No changes.
     pub read_only: bool,
+    /// Ask for leases on names before they come to be. Without, what several mounts create under one name is always kept by
+    /// all of them, as conflict copies.
+    pub leases: bool,
+    /// By what leases run out.
+    pub clock: Clock,
+}
+
+/// A clock that is never set: the time since any fixed moment.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Clock {
+    /// Any function that never goes back; tests move such clocks themselves.
+    pub fn new(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(elapsed))
+    }
+
+    /// What it shows.
+    pub fn elapsed(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    /// Time since the machine was started, sleep included.
+    fn default() -> Self {
+        Self::new(|| {
+            let time = clock_gettime(ClockId::Boottime);
+            Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+        })
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Clock({:?})", self.elapsed())
+    }
 }
 
 impl Default for Options {
@@ -51,6 +90,8 @@ impl Default for Options {
             index: true,
             encrypt: false,
             read_only: false,
+            leases: true,
+            clock: Clock::default(),
         }
     }
 }

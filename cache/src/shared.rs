@@ -5,6 +5,7 @@
 //! takes bytes of a write whose record it does not have.
 
 use crate::Name;
+use crate::conflict::Copied;
 use crate::content::Digest;
 use crate::cut::batch::Queued;
 use crate::cut::freeze::FrozenCut;
@@ -12,6 +13,7 @@ use crate::cut::seal::{Sealed, Segment};
 use crate::failure::Failures;
 use crate::index::Index;
 use crate::journal::Journal;
+use crate::lease::{Cover, Leasing, NameOf};
 use crate::outgoing::Outgoing;
 use crate::record::{self, Mutation};
 use crate::room::{Limits, Need};
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     /// Clean state for the next opening.
     pub(crate) index: Index,
+    /// What is held of the bucket's names.
+    pub(crate) leasing: Leasing,
     /// How far the change feed was followed.
     pub(crate) feed: Mutex<Followed>,
     pub(crate) state: Mutex<State>,
@@ -62,6 +66,8 @@ pub(crate) struct Shared {
     /// Nothing is done any more.
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
+    /// Conflict copies made lately.
+    pub(crate) copied: Copied,
     pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
@@ -269,7 +275,18 @@ impl Shared {
     }
 
     /// Runs a transaction, loading what is missing in between.
-    pub(crate) async fn transact<T, F>(self: &Arc<Self>, mut body: F) -> Result<T, Error>
+    pub(crate) async fn transact<T, F>(self: &Arc<Self>, body: F) -> Result<T, Error>
+    where
+        F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
+        T: Send,
+    {
+        let mut cover = Cover::new();
+        let result = self.transact_under(body, &mut cover).await;
+        self.end_cover(&cover);
+        result
+    }
+
+    async fn transact_under<T, F>(self: &Arc<Self>, mut body: F, cover: &mut Cover) -> Result<T, Error>
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
@@ -277,12 +294,13 @@ impl Shared {
         let until = tokio::time::Instant::now() + self.options.deadline;
         let (mut admitted, mut attempts) = (false, 0);
         while attempts < MOST_ATTEMPTS {
-            match self.attempt(&mut body, admitted) {
+            match self.attempt(&mut body, admitted, Some(cover)) {
                 Ok(Attempt::Done(value)) => return Ok(value),
                 Ok(Attempt::Missing(missing)) => {
                     attempts += 1;
                     self.load(missing).await?;
                 }
+                Ok(Attempt::Uncovered(place)) => self.cover(cover, place).await?,
                 Ok(Attempt::Held) => {
                     self.admit_operations().await?;
                     self.admit_change().await?;
@@ -302,17 +320,25 @@ impl Shared {
         &self,
         body: &mut (impl FnMut(&mut Transaction<'_>) -> Result<T, Stop> + ?Sized),
         admitted: bool,
+        cover: Option<&Cover>,
     ) -> Result<Attempt<T>, Error> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
         let mut state = self.state.lock();
-        let mut transaction = Transaction::new(&state.tree, self.options.read_only);
+        // Who cannot ask does not wait.
+        let asks = self.options.leases && state.pipeline.reachable;
+        let covered = |directory: InodeId, name: &Name| {
+            let goes_without = cover.is_some_and(|cover| cover.goes_without(directory, name));
+            !asks || goes_without || self.leasing.held.lock().covers(directory, name)
+        };
+        let mut transaction = Transaction::new(&state.tree, self.options.read_only, &covered);
         let value = match body(&mut transaction) {
             Ok(value) => value,
             Err(Stop::Missing(missing)) => return Ok(Attempt::Missing(missing)),
             Err(Stop::Errno(errno)) => return Err(Error::Errno(errno)),
             Err(Stop::Stale) => return Err(Error::Stale),
+            Err(Stop::Uncovered(directory, name)) => return Ok(Attempt::Uncovered((directory, name))),
         };
         let outcome = transaction.finish();
         if outcome.journaled && !admitted && (crowded(&state) || state.is_late() || self.journal.is_late()) {
@@ -454,6 +480,8 @@ fn crowded(state: &State) -> bool {
 pub(crate) enum Attempt<T> {
     Done(T),
     Missing(Missing),
+    /// A name needs cover.
+    Uncovered(NameOf),
     /// It has to be admitted first.
     Held,
 }

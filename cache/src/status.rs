@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use strewn_engine::ids::InodeId;
 
-use crate::Name;
+use crate::{LeaseKind, Name};
 
 /// A moment's state of a cache.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,14 +37,32 @@ pub struct Status {
     pub unauthentic: u64,
     /// Conflict copies made since the cache was opened.
     pub conflicts: u64,
+    /// The newest of them, oldest first.
+    pub conflict_copies: Vec<ConflictCopy>,
     /// Bytes the cache uses on disk: data files, journal and sealed segments.
     pub cache_bytes: u64,
     /// Most bytes it may use.
     pub cache_budget: u64,
     /// Inodes known in memory.
     pub known_inodes: u64,
+    /// What it holds of the bucket's names.
+    pub lease: LeaseKind,
+    /// Names it holds one by one.
+    pub lease_names: u64,
+    /// Requests for a lease that somebody waited for, since the cache was opened.
+    pub lease_waits: u64,
     /// No changes are taken: read-only by option or by grant.
     pub read_only: bool,
+}
+
+/// A file or directory that was kept beside what another mount made of its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConflictCopy {
+    /// Where it is now, below the mounted directory; its name alone if that is not known.
+    pub path: String,
+    /// When it was made, in seconds since 1970.
+    pub seconds: u64,
 }
 
 /// What a kernel or another follower must forget, because another mount changed it.

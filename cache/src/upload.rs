@@ -14,7 +14,8 @@ use crate::shared::Shared;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use strewn_engine::bucket::{self, CommitReply, Refusal, SegmentSource};
+use strewn_engine::bucket::lease::Lapse;
+use strewn_engine::bucket::{self, Commit, CommitReply, Refusal, SegmentSource};
 use strewn_engine::ids::SegmentId;
 use tokio::task::JoinSet;
 
@@ -150,7 +151,7 @@ impl Shared {
     async fn commit(self: &Arc<Self>, queued: &Arc<Queued>) -> Result<bool, Error> {
         // The network must never be ahead of what a power cut leaves here: it would look like another writer's work.
         self.journal.sync(self.journal.last()).await?;
-        let result = self.bucket.commit(&queued.commit, None).await;
+        let result = self.send_batch(&queued.commit).await;
         self.note_network(&result);
         match result {
             Ok(CommitReply::Applied { .. }) => {
@@ -167,7 +168,7 @@ impl Shared {
                 self.pace_refusals(&reason)?;
                 Ok(false)
             }
-            // Nothing of it is remembered there: the same batch comes again.
+            // Another mount holds a name. Nothing of the batch is remembered there: it comes again until that is over.
             Ok(CommitReply::Lapsed(lapse)) => Err(bucket::Error::Unavailable(lapse.to_string()).into()),
             Err(bucket::Error::OutOfOrder(message)) => {
                 tracing::warn!("the stream of batches begins anew: {message}");
@@ -176,6 +177,19 @@ impl Shared {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Sends a batch under the lease that is held. If that is over, what it promised is no longer certain: it goes without.
+    async fn send_batch(&self, commit: &Commit) -> Result<CommitReply, bucket::Error> {
+        let lease = self.leasing.held.lock().for_a_batch();
+        let reply = self.bucket.commit(commit, lease).await?;
+        if reply != CommitReply::Lapsed(Lapse::Stale) || lease.is_none() {
+            return Ok(reply);
+        }
+        tracing::warn!("batch {} was made under a lease that is over", commit.number);
+        self.leasing.held.lock().forget();
+        self.leasing.due.notify_one();
+        self.bucket.commit(commit, None).await
     }
 
     /// The network has the oldest batch: what only waited for it goes.
@@ -209,6 +223,9 @@ impl Shared {
         let in_segments: u64 = queued.segments.iter().map(|segment| segment.length).sum();
         self.outgoing.add(queued.bytes.saturating_sub(in_segments));
         self.outgoing.forget(queued.segments.iter().map(|segment| segment.id));
+        if self.leasing.held.lock().is_wanted() {
+            self.leasing.due.notify_one();
+        }
         self.bump();
         Ok(())
     }

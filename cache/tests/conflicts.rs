@@ -2,11 +2,14 @@
 
 mod common;
 
+use common::lines::Lines;
 use common::*;
 use std::sync::{Arc, Mutex};
 use strewn_cache::disk::MemoryDisk;
+use strewn_cache::journal::BootId;
 use strewn_cache::{Cache, Options, Root, Transaction};
 use strewn_engine::bucket::Kind;
+use strewn_engine::bucket::lease::LEASE;
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -37,9 +40,10 @@ async fn first_mount(bucket: &MemoryBucket, root: &Root) -> Cache {
     one
 }
 
-/// The second mount, with a batch that is going to be refused. Its bytes are in sealed files alone.
-async fn second_mount(disk: &MemoryDisk, bucket: &MemoryBucket, root: &Root) -> (Cache, Ours) {
-    let two = open_on(disk, bucket, root, tight()).await;
+/// The second mount, cut off, with a batch that is going to be refused. Its bytes are in sealed files alone.
+async fn second_mount(disk: &MemoryDisk, bucket: &Arc<Lines>, root: &Root) -> (Cache, Ours) {
+    let opened = Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), bucket.clone(), root.clone(), tight());
+    let two = opened.await.unwrap();
     picture(&two).await;
     let ours = Ours {
         shared: pattern(100_000, 2),
@@ -54,7 +58,7 @@ async fn second_mount(disk: &MemoryDisk, bucket: &MemoryBucket, root: &Root) -> 
     let new = create(&two, root.inode, "new", Kind::File).await;
     write(&two, new, 0, &ours.new).await;
     two.sync_all().await.unwrap();
-    bucket.set_unreachable(true);
+    bucket.cut_off(true);
     assert!(two.cut().await.unwrap());
     let sealed = async {
         while disk.names().iter().any(|name| name.starts_with("data/")) {
@@ -90,14 +94,17 @@ async fn a_crash_while_a_refusal_is_dealt_with_leaves_every_copy_once() {
     let (bucket, root) = bucket(1 << 20);
     let one = first_mount(&bucket, &root).await;
     let disk = MemoryDisk::new();
-    let (two, ours) = second_mount(&disk, &bucket, &root).await;
-    bucket.set_unreachable(false);
+    let lines = Arc::new(Lines::new(bucket.clone()));
+    let (two, ours) = second_mount(&disk, &lines, &root).await;
+    // Nobody waits for what it may have promised.
+    bucket.advance(LEASE);
     let shared = lookup(&one, root.inode, "shared").await.unwrap();
     write(&one, shared, 50, b"from one").await;
     let new = create(&one, root.inode, "new", Kind::File).await;
     write(&one, new, 0, b"theirs").await;
     drain(&one).await;
     one.close().await.unwrap();
+    lines.cut_off(false);
     let images = Images::default();
     let (theirs, network) = (images.clone(), bucket.clone());
     disk.watch(Some(Box::new(move |disk| theirs.lock().unwrap().push((disk, network.fork())))));

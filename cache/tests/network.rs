@@ -2,10 +2,12 @@
 
 mod common;
 
+use common::lines::Lines;
 use common::*;
 use std::sync::Arc;
 use std::time::Duration;
 use strewn_cache::disk::MemoryDisk;
+use strewn_cache::journal::BootId;
 use strewn_cache::{Cache, Error, Options, Position, Root};
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::bucket::{self, Kind};
@@ -150,11 +152,19 @@ async fn two() -> (MemoryBucket, Root, Cache, Cache) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_writers_of_one_name_both_keep_their_file() {
     let (bucket, root, one, two) = two().await;
+    two.close().await.unwrap();
+    let lines = Arc::new(Lines::new(bucket.clone()));
+    let disk = Arc::new(MemoryDisk::new());
+    let two = Cache::open_on(disk, BootId([1; 16]), lines.clone(), root.clone(), options()).await.unwrap();
+    picture(&two).await;
+    // So that neither can ask for the other's leave.
+    lines.cut_off(true);
     let mine = create(&one, root.inode, "new", Kind::File).await;
     let theirs = create(&two, root.inode, "new", Kind::File).await;
     write(&one, mine, 0, b"one").await;
     write(&two, theirs, 0, b"two").await;
     drain(&one).await;
+    lines.cut_off(false);
     drain(&two).await;
     let found = fresh_picture(&bucket, &root).await;
     assert!(found["/new"].3 == b"one");

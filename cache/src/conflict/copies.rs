@@ -96,7 +96,7 @@ impl Drop for Copies<'_> {
                 tx.unpin(*copy, 1);
                 Ok(())
             };
-            if let Err(error) = self.shared.attempt(&mut unpin, true) {
+            if let Err(error) = self.shared.attempt(&mut unpin, true, None) {
                 tracing::debug!("a conflict copy stays in memory: {error}");
             }
         }

@@ -399,6 +399,19 @@ impl Tree {
         self.in_cuts.get(&cut).into_iter().flat_map(|in_cut| &in_cut.names)
     }
 
+    /// Names that name something and whose meaning the network may not know yet; some come twice.
+    pub(crate) fn pending_names(&self) -> impl Iterator<Item = &(InodeId, Name)> {
+        let taken = self.in_cuts.values().flat_map(|in_cut| &in_cut.names);
+        self.changed_names.values().chain(taken).filter(|(directory, name)| self.is_pending(*directory, name))
+    }
+
+    /// True if a name names something and the network may not know that yet.
+    pub(crate) fn is_pending(&self, directory: InodeId, name: &Name) -> bool {
+        let directory = self.nodes.get(&directory).and_then(|node| node.directory.as_deref());
+        let slot = directory.and_then(|directory| directory.slot(name));
+        slot.is_some_and(|slot| slot.child.is_some() && slot.is_local())
+    }
+
     /// Takes the cuts from `first` on apart: what they changed of inodes is pending again. Names follow with their bases.
     pub(crate) fn uncut(&mut self, first: u64, inodes: impl Iterator<Item = (InodeId, Vec<(Range<u64>, Fill)>)>) {
         let cuts = self.in_cuts.split_off(&first);

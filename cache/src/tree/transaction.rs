@@ -18,6 +18,9 @@ pub enum Stop {
     Errno(i32),
     /// The inode is not known (forgotten or deleted): becomes [`Error::Stale`](crate::Error::Stale).
     Stale,
+    /// A name of a directory would come to be of which another mount may be promising the same: the cache asks for a lease on
+    /// it and runs the closure anew.
+    Uncovered(InodeId, Name),
 }
 
 /// What is to be loaded.
@@ -54,6 +57,7 @@ pub struct Transaction<'a> {
     attributes: Vec<Staged>,
     created: Vec<(InodeId, Kind)>,
     pins: Vec<(InodeId, i64)>,
+    covered: &'a dyn Fn(InodeId, &Name) -> bool,
 }
 
 struct SetEntry {
@@ -78,9 +82,11 @@ pub(crate) struct Outcome {
 }
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(tree: &'a Tree, read_only: bool) -> Self {
+    /// `covered` says of a name that nothing bears whether this mount may bring it to be.
+    pub(crate) fn new(tree: &'a Tree, read_only: bool, covered: &'a dyn Fn(InodeId, &Name) -> bool) -> Self {
         Self {
             tree,
+            covered,
             read_only,
             changes: Vec::new(),
             entries: Vec::new(),
@@ -239,6 +245,9 @@ impl<'a> Transaction<'a> {
         if previous == child {
             return Ok(());
         }
+        if previous.is_none() && !self.is_covered(directory, name) {
+            return Err(Stop::Uncovered(directory, name.clone()));
+        }
         self.changes.push(Mutation::Entry {
             directory,
             name: name.clone(),
@@ -304,6 +313,11 @@ impl<'a> Transaction<'a> {
         let journaled = !changes.iter().all(|change| matches!(change, Mutation::Times { soft: true, .. }));
         let mutations = if journaled { tree.with_adoptions(changes) } else { changes };
         Outcome { mutations, pins, journaled }
+    }
+
+    /// True if nobody else can be bringing the name to be: nobody else knows a directory that no cut has taken.
+    fn is_covered(&self, directory: InodeId, name: &Name) -> bool {
+        self.tree.node(directory).is_none_or(|node| node.version == 0) || (self.covered)(directory, name)
     }
 
     fn stage(&mut self, inode: InodeId, before: Attributes) -> &mut Staged {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)] // every test binary uses its part
 
+pub mod lines;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

@@ -52,6 +52,8 @@ impl Image {
             }
             Crash::PowerCut(seed) => {
                 let boot = self.machine.boot + 1;
+                // It takes a while. A cache that lost even its name does not find the leases that it had before.
+                bucket.advance(strewn_engine::bucket::lease::LEASE);
                 let disk = self.machine.disk.crash(seed);
                 (Machine { disk, bucket, boot, ..self.machine.clone() }, self.cut_off.clone())
             }

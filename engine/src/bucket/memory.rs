@@ -128,6 +128,11 @@ impl MemoryBucket {
         state.wake();
     }
 
+    /// What its clock shows.
+    pub fn elapsed(&self) -> Duration {
+        self.state.lock().elapsed
+    }
+
     /// Moves its clock on, by which leases run out.
     pub fn advance(&self, time: Duration) {
         let mut state = self.state.lock();

@@ -71,7 +71,10 @@ of every drive \fBmountpoint\fR, \fBsource\fR, \fBpid\fR, \fBsocket\fR, \fBcache
 \fBfailed_files\fR, \fBlast_error\fR (empty if none), \fBreachable\fR (the last request of
 the cache was answered); \fBsatellite_reachable\fR (so was the last one to the satellite); \fBnodes_known\fR,
 \fBnodes_reachable\fR, \fBnodes_unreachable\fR (storage nodes whose addresses the mount was given, how many of them
-answered the last time that it asked them for something, and how many did not); \fBconflicts\fR, \fBunauthentic\fR;
+answered the last time that it asked them for something, and how many did not); \fBconflicts\fR,
+\fBconflict_copies\fR (the newest, each with \fBpath\fR and \fBseconds\fR since 1970), \fBunauthentic\fR;
+\fBlease\fR (\fBall\fR, \fBnames\fR or \fBnone\fR), \fBlease_names\fR (names held one by one), \fBlease_waits\fR
+(requests for one that somebody waited for);
 \fBcache_bytes\fR, \fBcache_budget\fR, \fBknown_inodes\fR, \fBread_only\fR.
 .TP
 \fBstrewn cache status\fR

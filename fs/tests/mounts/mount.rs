@@ -50,7 +50,8 @@ pub(crate) struct Mount {
 fn options(host: &str) -> Options {
     let never = Duration::from_secs(3600);
     let deadline = Duration::from_secs(20);
-    Options { cut_idle: never, cut_age: never, deadline, host: host.to_owned(), ..Options::default() }
+    // A mount that holds a lease sends what others want of it by itself.
+    Options { cut_idle: never, cut_age: never, deadline, host: host.to_owned(), leases: false, ..Options::default() }
 }
 
 async fn open(disk: &MemoryDisk, service: Arc<dyn BucketService>, options: Options) -> Arc<Volume> {

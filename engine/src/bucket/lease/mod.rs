@@ -24,10 +24,11 @@ use crate::ids::{InodeId, MountId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long a lease lasts after the last request of its holder.
-pub const LEASE: Duration = Duration::from_secs(30);
+/// How long a lease lasts after the last request of its holder: shorter than the 30 s after which a drive gives an operation
+/// up, so that who waits for the name of a mount that is gone gets it.
+pub const LEASE: Duration = Duration::from_secs(20);
 /// By so much earlier than its keeper a holder takes a lease for over: their clocks need not run equally fast.
-pub const CLOCK_MARGIN: Duration = Duration::from_millis(300);
+pub const CLOCK_MARGIN: Duration = Duration::from_millis(200);
 /// All names are granted only when no other mount wanted a name for this long.
 pub const QUIET: Duration = Duration::from_secs(30);
 /// Most names wanted, and most names released, in one request.

@@ -6,6 +6,7 @@ use crate::output;
 use crate::register::{self, Mount};
 use serde::Serialize;
 use std::path::PathBuf;
+use strewn_cache::LeaseKind;
 
 /// Show mounted drives: what is pending, how fast it goes up, what went wrong
 #[derive(Debug, clap::Args)]
@@ -76,8 +77,14 @@ fn print(mount: &Mount, shown: &MountStatus) -> Outcome {
     if status.read_only {
         output::line("  mode       read-only")?;
     }
+    if !status.read_only {
+        output::line(format_args!("  lease      {}", lease(status)))?;
+    }
     if status.conflicts > 0 {
         output::line(format_args!("  conflicts  {} conflict copies made", status.conflicts))?;
+    }
+    for copy in &status.conflict_copies {
+        output::line(format_args!("             {} ({})", copy.path, moment(copy.seconds)))?;
     }
     if status.unauthentic > 0 {
         output::line(format_args!("  unauthentic {} entries or records left out", status.unauthentic))?;
@@ -86,6 +93,21 @@ fn print(mount: &Mount, shown: &MountStatus) -> Outcome {
         output::line(format_args!("  error      {}", status.last_error))?;
     }
     Ok(())
+}
+
+/// A time in seconds since 1970, for people.
+fn moment(seconds: u64) -> String {
+    let known = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    known.map_or_else(|| seconds.to_string(), |moment| moment.to_string())
+}
+
+/// What it may create without asking.
+fn lease(status: &strewn_cache::Status) -> String {
+    match status.lease {
+        LeaseKind::All => "all names: what is created here is exclusive, and nobody is asked".to_owned(),
+        LeaseKind::Names => format!("{} names; others are asked for", status.lease_names),
+        LeaseKind::None => "none: names are asked for if the satellite is reachable".to_owned(),
+    }
 }
 
 /// `9 of 10 reachable, 1 UNREACHABLE`.
@@ -108,6 +130,16 @@ fn nodes(status: &MountStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leases_are_told_in_words() {
+        let status = |lease, lease_names| strewn_cache::Status { lease, lease_names, ..Default::default() };
+        assert!(lease(&status(LeaseKind::All, 0)).starts_with("all names: "));
+        assert_eq!(lease(&status(LeaseKind::Names, 3)), "3 names; others are asked for");
+        assert!(lease(&status(LeaseKind::None, 0)).starts_with("none: "));
+        assert_eq!(moment(1_800_000_000), "2027-01-15T08:00:00Z");
+        assert_eq!(moment(u64::MAX), u64::MAX.to_string());
+    }
 
     #[test]
     fn nodes_are_told_in_words() {

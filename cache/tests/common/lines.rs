@@ -1,0 +1,98 @@
+//! A bucket whose lines to one mount can be cut.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use strewn_engine::bucket::lease::{HeldLease, LeaseReply, LeaseRequest};
+use strewn_engine::bucket::memory::MemoryBucket;
+use strewn_engine::bucket::*;
+use strewn_engine::ids::{InodeId, RunId, SegmentId};
+use tokio::sync::Notify;
+
+/// A bucket as one mount reaches it.
+pub struct Lines {
+    bucket: MemoryBucket,
+    off: AtomicBool,
+    /// Wakes those that wait for an answer when the lines are cut.
+    cut: Notify,
+}
+
+impl Lines {
+    pub fn new(bucket: MemoryBucket) -> Self {
+        Self { bucket, off: AtomicBool::new(false), cut: Notify::new() }
+    }
+
+    pub fn cut_off(&self, off: bool) {
+        self.off.store(off, Ordering::SeqCst);
+        self.cut.notify_waiters();
+    }
+
+    async fn pass<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let away = || Error::Unreachable("the lines are cut".into());
+        let cut = self.cut.notified();
+        if self.off.load(Ordering::SeqCst) {
+            return Err(away());
+        }
+        tokio::select! {
+            answer = answer => answer,
+            () = cut => Err(away()),
+        }
+    }
+}
+
+#[async_trait]
+impl BucketService for Lines {
+    fn settings(&self) -> &BucketSettings {
+        self.bucket.settings()
+    }
+
+    async fn entry(&self, parent: InodeId, name: &EncryptedName) -> Result<Option<(Entry, Inode)>, Error> {
+        self.pass(self.bucket.entry(parent, name)).await
+    }
+
+    async fn entries(&self, directory: InodeId, after: Option<&EncryptedName>, limit: u32) -> Result<EntryPage, Error> {
+        self.pass(self.bucket.entries(directory, after, limit)).await
+    }
+
+    async fn inode(&self, inode: InodeId) -> Result<Inode, Error> {
+        self.pass(self.bucket.inode(inode)).await
+    }
+
+    async fn extents(&self, inode: InodeId, offset: u64, length: u64) -> Result<Extents, Error> {
+        self.pass(self.bucket.extents(inode, offset, length)).await
+    }
+
+    async fn run_blocks(&self, inode: InodeId, run: RunId, first: u64, count: u64) -> Result<Bytes, Error> {
+        self.pass(self.bucket.run_blocks(inode, run, first, count)).await
+    }
+
+    async fn put_segment(&self, segment: SegmentId, source: Arc<dyn SegmentSource>) -> Result<(), Error> {
+        self.pass(self.bucket.put_segment(segment, source)).await
+    }
+
+    async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
+        self.pass(self.bucket.commit(commit, lease)).await
+    }
+
+    async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Error> {
+        self.pass(self.bucket.lease(request)).await
+    }
+
+    async fn recalled(&self, lease: HeldLease, wait: Duration) -> Result<bool, Error> {
+        self.pass(self.bucket.recalled(lease, wait)).await
+    }
+
+    async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error> {
+        self.pass(self.bucket.changes(after, wait)).await
+    }
+
+    async fn usage(&self) -> Result<Usage, Error> {
+        self.pass(self.bucket.usage()).await
+    }
+
+    async fn run_segments(&self, inode: InodeId, run: RunId) -> Result<Vec<SegmentState>, Error> {
+        self.pass(self.bucket.run_segments(inode, run)).await
+    }
+}

@@ -1,0 +1,116 @@
+//! Two mounts of one bucket: what is exclusive is exclusive on both, and what changes on one shows on the other.
+
+use crate::harness::{Drive, kill, run, wait_until};
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+
+/// Races of each kind.
+const RACES: usize = 25;
+
+/// A second mount of the drive's bucket, with a cache of its own.
+fn second(drive: &Drive) -> PathBuf {
+    let mountpoint = drive.beside("second");
+    drive.mount("drive", &mountpoint, &drive.access(), &drive.beside("second-cache"));
+    mountpoint
+}
+
+fn status(drive: &Drive, mountpoint: &Path) -> serde_json::Value {
+    let text = run(drive.strewn(["status", "--json"]).arg(mountpoint));
+    serde_json::from_str(&text).expect("status prints JSON")
+}
+
+/// True for the winner.
+fn create(what: usize, path: &Path) -> bool {
+    let done = match what {
+        0 => fs::create_dir(path),
+        _ => OpenOptions::new().write(true).create_new(true).open(path).map(drop),
+    };
+    match done {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
+#[test]
+fn of_two_mounts_that_create_the_same_name_one_wins() {
+    let drive = Drive::up();
+    let other = second(&drive);
+    let mounts = [drive.path(), &other];
+    let barrier = Barrier::new(mounts.len());
+    let races = |mount: &Path| -> Vec<bool> {
+        let race = |number: usize| {
+            let path = mount.join(format!("race-{number}"));
+            barrier.wait();
+            create(number % 2, &path)
+        };
+        (0..2 * RACES).map(race).collect()
+    };
+    let won: Vec<Vec<bool>> = std::thread::scope(|scope| {
+        let racers = mounts.map(|mount| scope.spawn(move || races(mount)));
+        racers.map(|racer| racer.join().expect("it raced")).into()
+    });
+    for (number, (one, two)) in won[0].iter().zip(&won[1]).enumerate() {
+        assert!(one != two, "race {number}: {one} and {two}");
+    }
+    for mount in mounts {
+        run(drive.strewn(["sync"]).arg(mount));
+        assert_eq!(status(&drive, mount)["conflicts"], 0);
+    }
+    for mount in mounts {
+        wait_until("both show what was made", || fs::read_dir(mount).expect("it lists").count() == 2 * RACES);
+    }
+    run(drive.strewn(["umount"]).arg(&other));
+}
+
+#[test]
+fn a_mount_that_died_blocks_nobody_for_long() {
+    let drive = Drive::up();
+    wait_until("all names", || status(&drive, drive.path())["lease"] == "all");
+    let other = second(&drive);
+    kill(drive.mount_pid());
+    // It held all names, and nobody knows what it has made of them.
+    fs::create_dir(other.join("mine")).expect("it is made as soon as the lease is over");
+    assert!(status(&drive, &other)["lease_waits"].as_u64().is_some_and(|waits| waits > 0));
+    run(Command::new("umount").arg("-l").arg(drive.path()));
+    run(drive.strewn(["umount"]).arg(&other));
+}
+
+#[test]
+fn what_one_mount_changes_shows_on_the_other() {
+    let drive = Drive::up();
+    let other = second(&drive);
+    let (here, there) = (drive.path().join("file"), other.join("file"));
+    for round in 0..5 {
+        let text = format!("round {round}");
+        fs::write(&here, &text).expect("it is written");
+        drive.sync();
+        wait_until(&text, || fs::read_to_string(&there).is_ok_and(|read| read == text));
+    }
+    fs::rename(&there, other.join("moved")).expect("it is moved");
+    run(drive.strewn(["sync"]).arg(&other));
+    wait_until("moved", || !here.exists() && drive.path().join("moved").exists());
+    run(drive.strewn(["umount"]).arg(&other));
+}
+
+#[test]
+fn a_mount_that_is_alone_holds_all_names() {
+    let drive = Drive::up();
+    let lease = |mount: &Path| status(&drive, mount)["lease"].as_str().map(str::to_owned);
+    wait_until("all names", || lease(drive.path()).as_deref() == Some("all"));
+    let waits = status(&drive, drive.path())["lease_waits"].clone();
+    for number in 0..100 {
+        fs::create_dir(drive.path().join(format!("{number}"))).expect("it is made");
+    }
+    assert_eq!(status(&drive, drive.path())["lease_waits"], waits, "it asks nobody");
+    let told = run(drive.strewn(["status"]).arg(drive.path()));
+    assert!(told.contains("\n  lease      all names: "), "{told}");
+    // A second one that creates something takes part.
+    let other = second(&drive);
+    fs::create_dir(other.join("theirs")).expect("it is made");
+    assert_ne!(lease(drive.path()).as_deref(), Some("all"));
+    run(drive.strewn(["umount"]).arg(&other));
+}
