@@ -289,8 +289,12 @@ impl Shared {
         state.tree.uncut(way.first, put.map(|(inode, found)| (*inode, found.ranges.clone())));
         state.tree.apply_record(&record, &[], position)?;
         let rows = way.inodes.iter().filter_map(|(inode, found)| Some((*inode, found.row.as_ref()?.nlink)));
-        state.tree.recount_links(rows);
-        lost.into_iter().for_each(|inode| state.tree.forget_lost(inode));
+        let mut counted = state.tree.recount_links(rows);
+        // Somebody else removed them and they cannot come back: they go as if they had been removed here.
+        counted.extend(lost.into_iter().map(|inode| Mutation::Links { inode, links: 0 }));
+        if !counted.is_empty() {
+            state.record(&self.journal, &counted)?;
+        }
         way.inodes.keys().for_each(|inode| state.tree.doubt_names(*inode));
         told.into_iter().for_each(|invalidation| self.invalidate(invalidation));
         Ok(())

@@ -68,6 +68,8 @@ pub(crate) enum Mutation {
     Pipeline { next_cut: u64, committed: u64, queued: Vec<u64>, mount: MountId, number: u64 },
     /// If the window tags of a file have this hash, that many of its bytes are not in holes.
     Counted { inode: InodeId, content: [u8; 32], allocated: u64 },
+    /// A file has so many names, as the network said or as names that were heard of show. None: it is gone.
+    Links { inode: InodeId, links: u32 },
 }
 
 /// How an inode is on the network.

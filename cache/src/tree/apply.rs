@@ -109,6 +109,10 @@ impl Tree {
                 self.parked.insert(*inode, name.clone());
                 Ok(())
             }
+            Mutation::Links { inode, links } => {
+                self.set_links(*inode, *links);
+                Ok(())
+            }
             Mutation::Counted { inode, content, allocated } => {
                 self.set_allocated(*inode, *content, *allocated);
                 Ok(())
@@ -191,12 +195,26 @@ impl Tree {
         self.drop_if_gone(inode);
     }
 
+    /// How many names are known of a file, if that is more than it counts.
+    pub(super) fn uncounted_links(&self, inode: InodeId) -> Option<u32> {
+        let node = self.nodes.get(&inode).filter(|node| !node.is_directory())?;
+        let names = node.names.iter().filter(|(at, name)| self.child_of(*at, name) == Some(inode)).count();
+        Some(u32::try_from(names).unwrap_or(u32::MAX)).filter(|known| *known > node.links)
+    }
+
+    fn set_links(&mut self, inode: InodeId, links: u32) {
+        let Some(node) = self.nodes.get_mut(&inode).filter(|node| !node.is_directory()) else { return };
+        node.links = links;
+        node.renamed &= links > 0;
+        self.settle_names(inode);
+    }
+
     /// A file has at least the names that are known of it: rows of the network may have counted fewer.
     fn count_known_names(&mut self, inode: InodeId) {
-        let Some(node) = self.nodes.get(&inode).filter(|node| !node.is_directory()) else { return };
-        let names = node.names.iter().filter(|(at, name)| self.child_of(*at, name) == Some(inode)).count();
-        if let Some(node) = self.nodes.get_mut(&inode) {
-            node.links = node.links.max(u32::try_from(names).unwrap_or(u32::MAX));
+        if let Some(links) = self.uncounted_links(inode)
+            && let Some(node) = self.nodes.get_mut(&inode)
+        {
+            node.links = links;
         }
     }
 

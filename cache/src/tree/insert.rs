@@ -3,7 +3,7 @@
 use super::{Node, Tree};
 use crate::Name;
 use crate::content::map::{Backing, Content};
-use crate::record::Adopt;
+use crate::record::{Adopt, Mutation};
 use std::collections::BTreeSet;
 use strewn_engine::ids::InodeId;
 
@@ -214,22 +214,15 @@ impl Tree {
         pending
     }
 
-    /// Counts the names of files anew that cuts were taken apart for: `rows` has the network's numbers.
-    pub(crate) fn recount_links(&mut self, rows: impl Iterator<Item = (InodeId, u32)>) {
-        for (inode, links) in rows {
-            let pending = self.pending_links(inode);
-            let Some(node) = self.nodes.get_mut(&inode).filter(|node| !node.is_directory()) else { continue };
-            node.links = links.saturating_add_signed(pending);
-            self.settle_names(inode);
-        }
-    }
-
-    /// A file that somebody else removed and that cannot come back: it goes as if it had been removed here.
-    pub(crate) fn forget_lost(&mut self, inode: InodeId) {
-        if let Some(node) = self.nodes.get_mut(&inode) {
-            (node.links, node.renamed) = (0, false);
-            self.settle_names(inode);
-        }
+    /// How many names files have that cuts were taken apart for, where that is not what they count: `rows` has the network's
+    /// numbers.
+    pub(crate) fn recount_links(&self, rows: impl Iterator<Item = (InodeId, u32)>) -> Vec<Mutation> {
+        let recounted = rows.filter_map(|(inode, links)| {
+            let links = links.saturating_add_signed(self.pending_links(inode));
+            let node = self.nodes.get(&inode).filter(|node| !node.is_directory() && node.links != links);
+            node.map(|_| Mutation::Links { inode, links })
+        });
+        recounted.collect()
     }
 
     /// Forgets a clean file's content: the network has another one.

@@ -361,6 +361,13 @@ impl Tree {
         for inode in mutations.iter().flat_map(subjects).flatten() {
             self.adopt_into(inode, &mut seen, &mut adoptions);
         }
+        // Names that only the network told of are in no record: how many there are decides whether the last one goes.
+        let losing = mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Entry { previous, .. } => *previous,
+            _ => None,
+        });
+        let told = losing.filter_map(|inode| Some(Mutation::Links { inode, links: self.uncounted_links(inode)? }));
+        adoptions.extend(told);
         if adoptions.is_empty() {
             return mutations;
         }
