@@ -69,6 +69,7 @@ pub(super) struct Adapter {
     answerer: Answerer,
     buffers: Buffers,
     ttl: Duration,
+    deadline: Duration,
     fsync_deadline: Duration,
     close_deadline: Duration,
 }
@@ -82,6 +83,7 @@ impl Adapter {
             close_deadline: waits(promises.close),
             volume,
             answerer: Answerer::new(runtime, options.deadline),
+            deadline: options.deadline,
             buffers: Buffers::default(),
             ttl: options.ttl,
         }
@@ -98,13 +100,28 @@ impl Adapter {
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
+        self.run_within(self.deadline, request, number, work, reply);
+    }
+
+    /// The same under a deadline of its own.
+    fn run_within<T, W>(
+        &self,
+        deadline: Duration,
+        request: &'static str,
+        number: INodeNo,
+        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
         let volume = self.volume.clone();
         let work = async move {
             let inode = volume.inode(number.0)?;
             work(volume, inode).await
         };
         let span = tracing::trace_span!("fuse", request, number = number.0);
-        self.answerer.answer(request, work.instrument(span), reply);
+        self.answerer.answer_within(deadline, request, work.instrument(span), reply);
     }
 
     /// Runs a request that makes bytes durable, under a deadline of its own.
@@ -117,13 +134,7 @@ impl Adapter {
     ) where
         W: Future<Output = Result<()>> + Send + 'static,
     {
-        let volume = self.volume.clone();
-        let work = async move {
-            let inode = volume.inode(number.0)?;
-            work(volume, inode).await
-        };
-        let span = tracing::trace_span!("fuse", request, number = number.0);
-        self.answerer.answer_within(deadline, request, work.instrument(span), move |done| match done {
+        self.run_within(deadline, request, number, work, move |done| match done {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(convert::errno(&error)),
         });
@@ -354,7 +365,7 @@ impl Filesystem for Adapter {
         &self,
         _: &Request,
         number: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
@@ -363,7 +374,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         // Pages written back from a mapping go where they belong, whatever handle the kernel picked for them.
-        let appends = convert::is_append(flags) && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let called = !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let appends = called && convert::is_append(flags);
         let position = if appends { Position::End } else { Position::At(offset) };
         let mode = WriteMode { position, drop_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) };
         let length = data.len() as u32;
@@ -371,6 +383,16 @@ impl Filesystem for Adapter {
             Ok(_) => reply.written(length),
             Err(error) => reply.error(convert::errno(&error)),
         };
+        if called && convert::is_synchronous(flags) {
+            // Where the kernel keeps no copy it leaves that to us.
+            let data = self.buffers.copy(data);
+            let work = async move |volume: Arc<Volume>, inode| {
+                let written = volume.write(inode, &data, mode).await?;
+                volume.fsync(inode, handle.0, true).await?;
+                Ok(written)
+            };
+            return self.run_within(self.fsync_deadline, "write", number, work, answer);
+        }
         let attempt = async { self.volume.write(self.volume.inode(number.0)?, data, mode).await };
         if let Some(written) = self.answerer.at_once("write", attempt) {
             return answer(written);
@@ -658,9 +680,8 @@ fn fopen(open: Open, opened: Opened) -> FopenFlags {
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_copies);
     // nothing to report at close where nothing can be written
     flags.set(FopenFlags::FOPEN_NOFLUSH, !open.write);
-    // The kernel's copy would only cost: nothing is read, or mapped, by way of this handle. But the fsync that belongs to a
-    // write with O_SYNC comes with a copy alone.
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, open.write && !open.read && !open.synchronous);
+    // The kernel's copy would only cost: nothing is read, or mapped, by way of this handle.
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, open.write && !open.read);
     flags
 }
 

@@ -31,9 +31,6 @@ pub struct Open {
     pub exclusive: bool,
     /// Leave the access time alone (`O_NOATIME`).
     pub no_atime: bool,
-    /// Writes are durable when they return (`O_SYNC`, `O_DSYNC`): the caller follows each with an
-    /// [`fsync`](Volume::fsync).
-    pub synchronous: bool,
 }
 
 /// An open file.

@@ -45,8 +45,7 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const DEPTH: usize = 3;
 /// Rounds of sending and hearing after which two mounts must agree.
 const ROUNDS: usize = 6;
-const EXCLUSIVE: Open =
-    Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false, synchronous: false };
+const EXCLUSIVE: Open = Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false };
 
 #[test]
 fn two_mounts_keep_the_contract() {
