@@ -3,7 +3,7 @@
 //!
 //! - A name that comes to be needs *cover*: all names, that name, or a directory that no cut has taken yet (nobody else can
 //!   know it). A transaction that has none stops as [`Stop::Uncovered`](crate::Stop::Uncovered), and [`ask`] asks for it.
-//! - [`keep`] holds all names whenever nobody else wants one, renews what is held, and gives back what others want, once it
+//! - [`mod@keep`] holds all names whenever nobody else wants one, renews what is held, and gives back what others want, once it
 //!   has told the network what it made of it.
 //! - While the network is away nothing is covered and nobody waits: what others created meanwhile is found when the cut
 //!   arrives, and both are kept.
