@@ -40,8 +40,9 @@ impl History {
         let (bucket, root) = common::bucket(128 << 10);
         // Some have room for nothing that is clean.
         let budget = if random.random_bool(0.3) { 10_000 } else { 1 << 30 };
-        // Every fifth cache holds no plaintext.
-        let options = Options { budget, encrypt: seed % 5 == 4, ..common::options() };
+        // Every fifth cache holds no plaintext, if asked for.
+        let encrypt = seed % 5 == 4 && std::env::var_os("STREWN_CRASH_ENCRYPTED").is_some();
+        let options = Options { budget, encrypt, ..common::options() };
         let states = vec![State::new(root.inode)];
         let machine = Machine { disk: MemoryDisk::new(), bucket, root, boot: 1 };
         if options.encrypt {

@@ -13,6 +13,10 @@
 //!
 //! Syncs of a recovery are moments like others. Everything that is ever committed must be the state of one moment (I2).
 //!
+//! With `STREWN_CRASH_ENCRYPTED` every fifth cache is an encrypted one. Not by default: of some thousand such histories one
+//! (seed 24, and not again in fifty runs of it) showed a byte after a power cut that was never in its place, and why is not
+//! known yet.
+//!
 //! `STREWN_CRASH_SEED` runs one seed, `STREWN_CRASH_HISTORIES` so many from the first. The same seed gives the same
 //! operations and crashes, but the cache's threads are real ones: a failure that depends on how they interleave may need
 //! several runs.
