@@ -16,6 +16,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -248,7 +249,12 @@ impl Cache {
 
     /// The first offset at or after `offset` that is data or hole; `None` where lseek(2) says ENXIO.
     pub async fn seek(&self, inode: InodeId, offset: u64, what: Seek) -> Result<Option<u64>, Error> {
-        self.shared.seek(inode, offset, what).await
+        self.shared.seek(inode, offset..u64::MAX, what).await
+    }
+
+    /// Like [`Self::seek`], looking at no more of the file than this range.
+    pub async fn seek_within(&self, inode: InodeId, range: Range<u64>, what: Seek) -> Result<Option<u64>, Error> {
+        self.shared.seek(inode, range, what).await
     }
 
     /// Makes an inode durable on this machine: its content, and with it everything that was journaled before. `data_only`

@@ -326,14 +326,7 @@ impl Shared {
         }
         // Their name stays; ours goes beside it. Directories of the same name are both kept as well.
         if let Some(adopt) = &found.found {
-            let mut adopt = adopt.clone();
-            if adopt.attributes.kind != Kind::Directory {
-                // The entry below counts its name.
-                adopt.links = adopt.links.saturating_sub(1);
-            }
-            let counted = adopt.counted();
-            verdict.record.push(Mutation::Adopt(Box::new(adopt)));
-            verdict.record.extend(counted);
+            verdict.record.extend(adopt.before_entry());
         }
         verdict.entry(directory, name.clone(), local, theirs);
         if let Some(local) = local.filter(|_| !lost) {

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use strewn_engine::bucket::{self, Change, Kind};
+use strewn_engine::bucket::{self, Change};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::DirectoryKeys;
 
@@ -51,6 +51,19 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
             _ = closing.wait_for(|closing| *closing) => return,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What is being loaded of what was missed. What is left of it when nobody waits for it any more, or after an error, is
+/// missed again.
+struct Taken<'a> {
+    shared: &'a Shared,
+    left: Missed,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.shared.state.lock().tree.put_back(std::mem::take(&mut self.left));
     }
 }
 
@@ -138,16 +151,12 @@ impl Shared {
             }
         }
         // Names that came go first everywhere, so that what was moved keeps one.
-        let came = |row: &Loaded| row.child.is_some();
-        for (directory, rows) in &loaded {
-            let rows: Vec<Loaded> = rows.iter().filter(|row| came(row)).cloned().collect();
-            let taken = self.take_entries(&ticket, *directory, &rows)?;
-            self.ask_again(*directory, taken.ask);
-        }
-        for (directory, rows) in &loaded {
-            let rows: Vec<Loaded> = rows.iter().filter(|row| !came(row)).cloned().collect();
-            let taken = self.take_entries(&ticket, *directory, &rows)?;
-            self.ask_again(*directory, taken.ask);
+        for came in [true, false] {
+            for (directory, rows) in &loaded {
+                let rows: Vec<Loaded> = rows.iter().filter(|row| row.child.is_some() == came).cloned().collect();
+                let taken = self.take_entries(&ticket, *directory, &rows)?;
+                self.ask_again(*directory, taken.ask);
+            }
         }
         ticket.end();
         for (directory, names) in names {
@@ -181,35 +190,26 @@ impl Shared {
     /// Loads what was missed because it was changed here, as far as it is not any more.
     pub(crate) async fn load_missed(self: &Arc<Self>) -> Result<(), Error> {
         let _alone = self.loading_missed.lock().await;
-        let missed = self.state.lock().tree.take_missed();
-        let result = self.try_load_missed(&missed).await;
-        if result.is_err() {
-            let mut state = self.state.lock();
-            for (directory, names) in missed.names {
-                names.into_iter().for_each(|name| state.tree.miss_name(directory, name));
-            }
-            missed.inodes.into_iter().for_each(|inode| state.tree.miss_inode(inode));
-            missed.listings.into_iter().for_each(|directory| state.tree.miss_listing(directory));
-        }
-        result
-    }
-
-    async fn try_load_missed(self: &Arc<Self>, missed: &Missed) -> Result<(), Error> {
-        for directory in &missed.listings {
+        let mut missed = Taken { shared: self, left: self.state.lock().tree.take_missed() };
+        let left = &mut missed.left;
+        while let Some(directory) = left.listings.last() {
             match self.load_listing(*directory).await {
                 Ok(true) | Err(Error::Stale | Error::Network(bucket::Error::NotFound(_))) => {}
                 Ok(false) => self.state.lock().tree.miss_listing(*directory),
                 Err(error) => return Err(error),
             }
+            left.listings.pop();
         }
-        for (directory, names) in &missed.names {
+        while let Some((directory, names)) = left.names.last() {
             match self.load_names(*directory, names).await {
                 Ok(()) | Err(Error::Stale) => {}
                 Err(error) => return Err(error),
             }
+            left.names.pop();
         }
-        for inode in &missed.inodes {
+        while let Some(inode) = left.inodes.last() {
             self.reload(*inode).await?;
+            left.inodes.pop();
         }
         Ok(())
     }
@@ -233,12 +233,7 @@ impl Shared {
         let entry = |name: &Name, previous, child| Mutation::Entry { directory, name: name.clone(), previous, child };
         let mut record = vec![Mutation::RebaseEntry { directory, name: name.clone(), base: theirs }];
         if let Some(adopt) = &loaded.child {
-            let mut adopt = adopt.clone();
-            if adopt.attributes.kind != Kind::Directory {
-                // The entry below counts its name.
-                adopt.links = adopt.links.saturating_sub(1);
-            }
-            record.push(Mutation::Adopt(Box::new(adopt)));
+            record.extend(adopt.before_entry());
         }
         record.push(entry(name, Some(ours), theirs));
         let kept = match theirs {
@@ -278,7 +273,7 @@ impl Shared {
         let writes = state.tree.with_adoptions(writes);
         state.record(&self.journal, &writes)?;
         if in_file {
-            state.unsynced.insert(inode);
+            state.note_unsynced(inode);
         }
         Ok(())
     }

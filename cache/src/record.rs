@@ -14,7 +14,7 @@ use crate::Name;
 use crate::content::Digest;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use strewn_engine::bucket::Timestamp;
+use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_engine::ids::{InodeId, MountId};
 use strewn_engine::record::Attributes;
 use strewn_engine::secret::Key;
@@ -139,6 +139,16 @@ impl Adopt {
     /// What is journaled after it.
     pub(crate) fn counted(&self) -> Option<Mutation> {
         Mutation::counted(self.inode, self.digest())
+    }
+
+    /// What is journaled before an entry that counts the name it was found by.
+    pub(crate) fn before_entry(&self) -> impl Iterator<Item = Mutation> {
+        let mut adopt = self.clone();
+        if adopt.attributes.kind != Kind::Directory {
+            adopt.links = adopt.links.saturating_sub(1);
+        }
+        let counted = adopt.counted();
+        std::iter::once(Mutation::Adopt(Box::new(adopt))).chain(counted)
     }
 }
 

@@ -367,7 +367,8 @@ impl<'a> Replay<'a> {
     }
 
     /// Puts the bytes of a content into place: into memory if all of them are in the journal and the file is small, else into
-    /// its data file. True if that file has to be synced.
+    /// its data file. True if that file has to be synced: it may hold bytes of a write that a killed process could not
+    /// record any more, and whoever has read them and then syncs must find them again.
     fn settle(&mut self, inode: InodeId, pieces: Pieces) -> Result<bool, Error> {
         let Some(node) = self.tree.node_mut(inode) else { return Ok(false) };
         let size = node.attributes.size;
@@ -405,7 +406,7 @@ impl<'a> Replay<'a> {
             self.store.write_data(inode, generation, range.start, bytes)?;
         }
         self.tree.note_content(inode);
-        Ok(behind && covered < wanted)
+        Ok(covered < wanted)
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Status {
     pub conflicts: u64,
     /// The newest of them, oldest first.
     pub conflict_copies: Vec<ConflictCopy>,
-    /// Bytes the cache uses on disk: data files, journal and sealed segments.
+    /// Bytes the cache uses on disk: data files, journal, sealed segments and batches, and the index.
     pub cache_bytes: u64,
     /// Most bytes it may use.
     pub cache_budget: u64,

@@ -192,3 +192,46 @@ async fn after_a_crash_it_is_heard_what_others_changed_before() {
     assert!(read_all(&one, file).await == theirs);
     one.close().await.unwrap();
 }
+
+/// Asks once, and then no more.
+async fn ask_in_vain<T>(question: impl Future<Output = T>) {
+    tokio::select! {
+        biased;
+        _ = question => panic!("there is no answer"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test]
+async fn news_that_nobody_waits_for_any_more_are_loaded_by_the_next() {
+    let (bucket, root) = bucket(1 << 20);
+    let lines = Arc::new(Lines::new(bucket.clone()));
+    let disk = Arc::new(MemoryDisk::new());
+    let opened = Cache::open_on(disk, BootId([1; 16]), lines.clone(), root.clone(), options());
+    let one = opened.await.unwrap();
+    let file = create(&one, root.inode, "file", Kind::File).await;
+    drain(&one).await;
+    picture(&one).await;
+    lines.cut_off(true);
+    rename(&one, root.inode, "file", root.inode, "mine").await;
+    bucket.advance(LEASE);
+    let two = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    assert_eq!(lookup(&two, root.inode, "file").await, Some(file));
+    rename(&two, root.inode, "file", root.inode, "theirs").await;
+    let other = create(&two, root.inode, "file", Kind::File).await;
+    drain(&two).await;
+    two.close().await.unwrap();
+    lines.cut_off(false);
+    let sequence = bucket.snapshot().sequence;
+    one.catch_up(sequence).await.unwrap();
+    assert_eq!(lookup(&one, root.inode, "file").await, None, "what changed here wins until it is on the network");
+    // A name that is again what it was gives way to the news.
+    rename(&one, root.inode, "mine", root.inode, "file").await;
+    lines.silence(true);
+    ask_in_vain(one.catch_up(sequence)).await;
+    lines.silence(false);
+    one.catch_up(sequence).await.unwrap();
+    let shown = [lookup(&one, root.inode, "file").await, lookup(&one, root.inode, "theirs").await];
+    assert_eq!(shown, [Some(other), Some(file)]);
+    one.close().await.unwrap();
+}

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use strewn_cache::disk::MemoryDisk;
+use strewn_cache::disk::{Disk, MemoryDisk};
 use strewn_cache::{Root, Seek};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
@@ -162,6 +162,26 @@ async fn what_a_killed_process_wrote_and_the_next_one_synced_survives_a_power_cu
     let cache = open_on(&left, &bucket, &root, options()).await;
     cache.sync(file, false).await.unwrap();
     survives_a_power_cut(&left, &bucket, &root, file, &bytes).await;
+    cache.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_seen_of_the_last_write_of_a_killed_process_can_be_synced() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "file", Kind::File).await;
+    write(&cache, file, 0, &pattern(400_000, 1)).await;
+    cache.sync(file, false).await.unwrap();
+    let killed = disk.kill();
+    cache.close().await.unwrap();
+    // It was killed when its bytes were in the data file, and nothing else was.
+    let data = killed.names().into_iter().find(|name| name.starts_with("data/")).expect("a data file");
+    killed.open(&data).unwrap().write_at(100_000, &[&pattern(50_000, 2)]).unwrap();
+    let cache = open_on(&killed, &bucket, &root, options()).await;
+    let seen = read_all(&cache, file).await;
+    cache.sync(file, false).await.unwrap();
+    survives_a_power_cut(&killed, &bucket, &root, file, &seen).await;
     cache.close().await.unwrap();
 }
 

@@ -5,6 +5,9 @@
 //! does not authenticate it: who may write to the disk may garble blocks, and who sees it again and again may see which
 //! blocks changed.
 //!
+//! The block cipher is the `aes` crate's. The mode is here because the crates for XTS work on whole sectors, and a change of
+//! 16 bytes must not cost a sector.
+//!
 //! **Zeros are zeros.** A block of zeros in the file reads as zeros, so that holes stay holes; and sectors of zeros are
 //! written as zeros. That a block encrypts to zeros by chance has odds of 2^-128.
 

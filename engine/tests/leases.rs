@@ -233,13 +233,18 @@ impl World {
         self.now = self.now.max(until);
     }
 
+    fn save(&mut self) {
+        if let Some(change) = self.leases.unsaved() {
+            self.saved = self.leases.saved();
+            self.leases.note_saved(change);
+        }
+    }
+
     fn keep(&mut self, request: LeaseRequest) {
         let before = self.leases.saved();
         let outcome = self.leases.request(self.now, &request, 0);
         self.say(|| format!("{request:?}: {outcome:?}"));
-        if self.leases.take_unsaved() {
-            self.saved = self.leases.saved();
-        }
+        self.save();
         assert_eq!(self.leases.saved(), self.saved, "not saved: {before:?}");
         match &outcome {
             Ok(reply) => {
@@ -263,9 +268,7 @@ impl World {
     fn judge(&mut self, mount: usize, lease: Option<HeldLease>, names: &[u8]) {
         let judged = self.judged(mount as u8, lease, names);
         self.say(|| format!("{mount} commits {names:?} under {lease:?}: {judged:?}"));
-        if self.leases.take_unsaved() {
-            self.saved = self.leases.saved();
-        }
+        self.save();
         match judged {
             Ok(()) => {
                 self.fate.passed += 1;

@@ -112,19 +112,24 @@ impl Shared {
     }
 
     /// See [`Cache::seek`](crate::Cache::seek).
-    pub(crate) async fn seek(self: &Arc<Self>, inode: InodeId, offset: u64, what: Seek) -> Result<Option<u64>, Error> {
+    pub(crate) async fn seek(
+        self: &Arc<Self>,
+        inode: InodeId,
+        within: Range<u64>,
+        what: Seek,
+    ) -> Result<Option<u64>, Error> {
         loop {
             let (key, number) = {
                 let state = self.state.lock();
                 let node = state.tree.node(inode).ok_or(Error::Stale)?;
                 let content = node.content.as_deref().ok_or(Error::Errno(EINVAL))?;
                 let size = node.attributes.size;
-                if offset >= size {
+                if within.start >= size {
                     return Ok(None);
                 }
                 let mut unknown = None;
                 let mut found = None;
-                for part in content.parts(offset..size) {
+                for part in content.parts(within.start..within.end.min(size)) {
                     match (part, what) {
                         (Part::Unknown(range), _) => unknown = Some(range.start),
                         (Part::Hole(range), Seek::Hole) => found = Some(range.start),
@@ -135,7 +140,8 @@ impl Shared {
                 }
                 match (unknown, what) {
                     (Some(at), _) => (node.key.clone(), window::window_of(at)),
-                    (None, Seek::Hole) => return Ok(Some(found.unwrap_or(size))),
+                    // Every file ends in a hole.
+                    (None, Seek::Hole) => return Ok(found.or((within.end >= size).then_some(size))),
                     (None, Seek::Data) => return Ok(found),
                 }
             };

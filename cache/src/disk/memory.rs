@@ -17,8 +17,14 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 const SECTOR: u64 = 512;
+/// One call in so many takes this long on a disk that stumbles.
+const STUMBLE_ONE_IN: u64 = 50;
+/// Long enough for other threads to do what they are about to.
+const STUMBLE: Duration = Duration::from_millis(1);
 
 /// A disk in memory. Clones share it.
 #[derive(Clone, Default)]
@@ -31,6 +37,8 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled when syncs are let go.
     released: Condvar,
+    /// Calls take a while now and then.
+    stumbles: AtomicBool,
 }
 
 /// What is shown a disk as it is when a sync is asked for, before the sync takes effect.
@@ -99,18 +107,15 @@ impl MemoryDisk {
                 change.apply(Arc::make_mut(&mut names));
             }
         }
-        Self::from_state(State {
-            files,
-            names: names.clone(),
-            durable_names: names,
-            whole_sectors: whole,
-            ..State::default()
-        })
+        let state =
+            State { files, names: names.clone(), durable_names: names, whole_sectors: whole, ..State::default() };
+        self.shared.image(state)
     }
 
     /// The disk as the next process finds it after this one was killed: nothing lost, the same things unsynced.
     pub fn kill(&self) -> Self {
-        Self::from_state(self.shared.state.lock().copy())
+        let state = self.shared.state.lock().copy();
+        self.shared.image(state)
     }
 
     /// From now on the watcher is shown what [`Self::kill`] gives, at every sync of a file or directory. It holds the lock of
@@ -127,6 +132,12 @@ impl MemoryDisk {
     /// From now on a power cut tears writes at sectors of 512 bytes alone, as disks do.
     pub fn keep_sectors_whole(&self) {
         self.shared.state.lock().whole_sectors = true;
+    }
+
+    /// From now on, on this disk and all images of it, a call takes a while now and then, before and after it takes effect:
+    /// threads that use the disk interleave otherwise in every run.
+    pub fn stumble(&self) {
+        self.shared.stumbles.store(true, Ordering::Relaxed);
     }
 
     /// Most bytes that may be written into all files together; holes do not count. Writes beyond fail with "no space".
@@ -186,10 +197,6 @@ impl MemoryDisk {
     pub fn names(&self) -> Vec<String> {
         self.shared.state.lock().names.keys().cloned().collect()
     }
-
-    fn from_state(state: State) -> Self {
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), released: Condvar::new() }) }
-    }
 }
 
 impl Disk for MemoryDisk {
@@ -228,7 +235,7 @@ impl Disk for MemoryDisk {
 
     fn sync_dir(&self, directory: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        state.show();
+        self.shared.show(&state);
         state.check_sync()?;
         let (here, elsewhere) = std::mem::take(&mut state.pending_names)
             .into_iter()
@@ -266,17 +273,21 @@ struct Opened {
 
 impl DiskFile for Opened {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.shared.dawdle();
         let state = self.shared.state.lock();
         Ok(state.files[self.file].bytes.read(offset, buffer))
     }
 
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let change = Change::write(offset, parts);
+        self.shared.dawdle();
         let mut state = self.shared.state.lock();
         if state.capacity.is_some() && state.files[self.file].bytes.missing(change.range()) > state.free() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.change(self.file, change);
+        drop(state);
+        self.shared.dawdle();
         Ok(())
     }
 
@@ -294,6 +305,7 @@ impl DiskFile for Opened {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.shared.dawdle();
         let mut state = self.shared.state.lock();
         let covered = state.files[self.file].changes;
         if state.holds(self.file) {
@@ -301,16 +313,47 @@ impl DiskFile for Opened {
             self.shared.released.wait_while(&mut state, |state| state.holds(self.file));
             state.syncs_waiting -= 1;
         }
-        state.show();
+        self.shared.show(&state);
         state.check_sync()?;
         Arc::make_mut(&mut state.files[self.file]).sync(covered);
         state.syncs += 1;
+        drop(state);
+        self.shared.dawdle();
         Ok(())
     }
 
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
         self.shared.state.lock().change(self.file, Change::Punch(offset, length));
         Ok(())
+    }
+}
+
+impl Shared {
+    /// A disk like this one in another state.
+    fn image(&self, state: State) -> MemoryDisk {
+        let stumbles = AtomicBool::new(self.stumbles.load(Ordering::Relaxed));
+        MemoryDisk { shared: Arc::new(Self { state: Mutex::new(state), released: Condvar::new(), stumbles }) }
+    }
+
+    /// Shows the watcher how it stands.
+    fn show(&self, state: &State) {
+        if let Some(watcher) = &state.watcher {
+            watcher(self.image(state.copy()));
+        }
+    }
+
+    /// Takes a while now and then. No lock is held.
+    fn dawdle(&self) {
+        static TURN: AtomicU64 = AtomicU64::new(0);
+        if !self.stumbles.load(Ordering::Relaxed) {
+            return;
+        }
+        match Dice(TURN.fetch_add(1, Ordering::Relaxed)).roll(STUMBLE_ONE_IN) {
+            0 => std::thread::sleep(STUMBLE),
+            1 => std::thread::sleep(STUMBLE / 10),
+            2..10 => std::thread::yield_now(),
+            _ => {}
+        }
     }
 }
 
@@ -332,13 +375,6 @@ impl State {
             files: self.files.clone(),
             whole_sectors: self.whole_sectors,
             ..Self::default()
-        }
-    }
-
-    /// Shows the watcher how it stands.
-    fn show(&self) {
-        if let Some(watcher) = &self.watcher {
-            watcher(MemoryDisk::from_state(self.copy()));
         }
     }
 

@@ -1,8 +1,8 @@
 //! The disk under everything that must survive a crash.
 //!
-//! A seam with two implementations and one that encrypts another ([`EncryptedDisk`]): [`FileDisk`], a directory of the local file system, and [`MemoryDisk`], which knows
-//! what was synced and what was not and produces the images a power cut may leave. Journal, data files, sealed
-//! segments and blobs touch the disk only through it.
+//! A seam with two implementations and one that encrypts another ([`EncryptedDisk`]): [`FileDisk`], a directory of the local
+//! file system, and [`MemoryDisk`], which knows what was synced and what was not and produces the images a power cut may
+//! leave. Journal, data files, sealed segments and blobs touch the disk only through it.
 //!
 //! Names are `directory/file` paths below the cache directory; missing parents are made. What is promised:
 //! - after [`DiskFile::write_at`] returned, the bytes survive the death of the process;

@@ -1,6 +1,7 @@
 //! The SQLite file of the index.
 //!
-//! Version 3: `ranges(inode, value, synced)`, `files(inode, value)`, `entries(directory, name, cookie, value)`, `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the
+//! Version 3: `ranges(inode, value, synced)`, `files(inode, value)`, `entries(directory, name, cookie, value)`,
+//! `listings(directory, value)` with the marks of directories whose entries are all there, `facts(name, value)` with the
 //! boot it was last used in (16 bytes), how often it was opened (8 bytes, big-endian), the feed position (epoch and
 //! sequence, 8 bytes each, big-endian) and the mark of an orderly close. Another version is no index.
 

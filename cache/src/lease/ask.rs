@@ -1,6 +1,6 @@
 //! Asking for cover while somebody waits.
 
-use super::{FRESH, Lease, NameOf};
+use super::NameOf;
 use crate::shared::Shared;
 use crate::{Error, Name};
 use std::sync::Arc;
@@ -163,17 +163,5 @@ impl Shared {
     pub(super) fn name_key(&self, directory: InodeId, name: &Name) -> Option<NameKey> {
         let key = self.state.lock().tree.node(directory)?.key.clone();
         Some((directory, DirectoryKeys::new(&key).encrypt_name(directory, name)))
-    }
-}
-
-impl Lease {
-    /// When what is held has to be renewed or looked at next, from now.
-    pub(super) fn next(&self) -> Duration {
-        let left = self.until.saturating_sub(self.now());
-        match (self.epoch.is_some(), self.is_wanted()) {
-            (true, true) => FRESH.min(left),
-            (true, false) => (LEASE / 3).min(left),
-            (false, _) => LEASE / 3,
-        }
     }
 }

@@ -1,12 +1,12 @@
 //! Keeping a lease in the background: all names while nobody else wants one, renewal, and giving back.
 
 use super::ask::ANSWER;
-use super::{All, NameOf};
+use super::{All, FRESH, Lease, NameOf};
 use crate::shared::Shared;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use strewn_engine::bucket::lease::{LeaseRequest, MAX_LEASE_NAMES, NameKey};
+use strewn_engine::bucket::lease::{LEASE, LeaseRequest, MAX_LEASE_NAMES, NameKey};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::DirectoryKeys;
 use strewn_engine::secret::Key;
@@ -204,4 +204,16 @@ fn encrypt(names: Vec<(Key, NameOf)>) -> Vec<(NameOf, NameKey)> {
         (place, (directory, encrypted))
     };
     names.into_iter().map(encrypt).collect()
+}
+
+impl Lease {
+    /// When what is held has to be renewed or looked at next, from now.
+    pub(super) fn next(&self) -> Duration {
+        let left = self.until.saturating_sub(self.now());
+        match (self.epoch.is_some(), self.is_wanted()) {
+            (true, true) => FRESH.min(left),
+            (true, false) => (LEASE / 3).min(left),
+            (false, _) => LEASE / 3,
+        }
+    }
 }

@@ -184,6 +184,12 @@ impl Tree {
         self.news.missed_listings.extend(missed.listings);
     }
 
+    /// Puts back what [`take_missed`](Self::take_missed) took out and nobody loaded.
+    pub(crate) fn put_back(&mut self, Missed { names, inodes, listings }: Missed) {
+        let names = names.into_iter().flat_map(|(at, names)| names.into_iter().map(move |name| (at, name))).collect();
+        self.miss_again(AllMissed { names, inodes, listings });
+    }
+
     /// True if something was missed that can be taken in now.
     pub(crate) fn has_missed(&self) -> bool {
         let is_clean =

@@ -21,8 +21,8 @@
 //! - **W5.** Data files that neither journal nor a row refers to are removed at opening, so a row that the index failed to show or
 //!   to forget speaks of a file that is gone. Generations are never used twice.
 //!
-//! Small files have rows with their bytes, see [`small`]. Names and attributes outlive an orderly close, see [`names`]. The index is a file like the others of the cache directory
-//! (0700).
+//! Small files have rows with their bytes, see [`small`]. Names and attributes outlive an orderly close, see [`names`]. The
+//! index is a file like the others of the cache directory (0700).
 
 mod entry;
 pub(crate) mod names;

@@ -1,4 +1,4 @@
-//! A bucket whose lines to one mount can be cut.
+//! A bucket whose lines to one mount can be cut, or go silent.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,13 +15,14 @@ use tokio::sync::Notify;
 pub struct Lines {
     bucket: MemoryBucket,
     off: AtomicBool,
+    silent: AtomicBool,
     /// Wakes those that wait for an answer when the lines are cut.
     cut: Notify,
 }
 
 impl Lines {
     pub fn new(bucket: MemoryBucket) -> Self {
-        Self { bucket, off: AtomicBool::new(false), cut: Notify::new() }
+        Self { bucket, off: AtomicBool::new(false), silent: AtomicBool::new(false), cut: Notify::new() }
     }
 
     pub fn cut_off(&self, off: bool) {
@@ -29,10 +30,19 @@ impl Lines {
         self.cut.notify_waiters();
     }
 
+    /// No answer comes to what is asked from now on, until the lines are cut.
+    pub fn silence(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
+    }
+
     async fn pass<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let away = || Error::Unreachable("the lines are cut".into());
         let cut = self.cut.notified();
         if self.off.load(Ordering::SeqCst) {
+            return Err(away());
+        }
+        if self.silent.load(Ordering::SeqCst) {
+            cut.await;
             return Err(away());
         }
         tokio::select! {

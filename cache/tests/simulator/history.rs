@@ -22,6 +22,8 @@ const KILLS: u32 = 4;
 const AGAIN: u32 = 4;
 /// One recovered image in so many brings everything to the network.
 const DRAINS: u32 = 6;
+/// The disk of one history in so many stumbles.
+const STUMBLES: u64 = 8;
 /// A history goes on from one of so many of the last images.
 const RECENT: usize = 16;
 
@@ -40,11 +42,15 @@ impl History {
         let (bucket, root) = common::bucket(128 << 10);
         // Some have room for nothing that is clean.
         let budget = if random.random_bool(0.3) { 10_000 } else { 1 << 30 };
-        // Every fifth cache holds no plaintext, if asked for.
-        let encrypt = seed % 5 == 4 && std::env::var_os("STREWN_CRASH_ENCRYPTED").is_some();
+        // Every fifth cache holds no plaintext.
+        let encrypt = seed % 5 == 4;
         let options = Options { budget, encrypt, ..common::options() };
         let states = vec![State::new(root.inode)];
         let machine = Machine { disk: MemoryDisk::new(), bucket, root, boot: 1 };
+        // Where the threads of a cache wait for the disk is otherwise in every run of some of them, or of all if asked for.
+        if seed % STUMBLES == 1 || std::env::var_os("STREWN_CRASH_STUMBLING").is_some() {
+            machine.disk.stumble();
+        }
         if options.encrypt {
             // What is beside a change in its block of 16 bytes is written with it.
             machine.disk.keep_sectors_whole();

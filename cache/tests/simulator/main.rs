@@ -13,13 +13,12 @@
 //!
 //! Syncs of a recovery are moments like others. Everything that is ever committed must be the state of one moment (I2).
 //!
-//! With `STREWN_CRASH_ENCRYPTED` every fifth cache is an encrypted one. Not by default: of some thousand such histories one
-//! (seed 24, and not again in fifty runs of it) showed a byte after a power cut that was never in its place, and why is not
-//! known yet.
+//! Every fifth cache is an encrypted one.
 //!
 //! `STREWN_CRASH_SEED` runs one seed, `STREWN_CRASH_HISTORIES` so many from the first. The same seed gives the same
 //! operations and crashes, but the cache's threads are real ones: a failure that depends on how they interleave may need
-//! several runs.
+//! several runs. `STREWN_CRASH_STUMBLING` makes such failures likelier: the disk takes its time now and then in all
+//! histories, not only in every eighth.
 
 #![allow(unreachable_pub)] // a test binary of several modules
 
@@ -40,7 +39,7 @@ const HISTORIES: u64 = 200;
 
 /// Seeds that once failed. What they found has tests of its own in `crash.rs` as well, since a change of the simulator makes
 /// other histories of them.
-const FAILED: [u64; 12] = [23, 80, 92, 146, 237, 240, 294, 334, 395, 609, 634, 827];
+const FAILED: [u64; 13] = [23, 24, 80, 92, 146, 237, 240, 294, 334, 395, 609, 634, 827];
 
 #[test]
 fn every_sync_point_of_random_histories() {

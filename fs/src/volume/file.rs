@@ -115,7 +115,8 @@ impl Volume {
         Ok(self.cache.read(inode, offset, length).await?)
     }
 
-    /// Writes all of `data`, or nothing while the future is pending: it may be dropped and begun anew. Errors: `EFBIG` beyond 2^63 - 1, `ENOSPC`, `EDQUOT`.
+    /// Writes all of `data`, or nothing while the future is pending: it may be dropped and begun anew. Errors: `EFBIG`
+    /// beyond 2^63 - 1, `ENOSPC`, `EDQUOT`.
     pub async fn write(&self, inode: InodeId, data: &[u8], mode: WriteMode) -> Result<Written> {
         self.writable()?;
         if let Position::At(offset) = mode.position {
@@ -225,14 +226,16 @@ impl Volume {
         if from >= size {
             return Ok(Step::End);
         }
-        let next_data = self.cache.seek(source, from, Seek::Data).await?.unwrap_or(size);
+        let until = size.min(from.saturating_add(length));
+        let next_data = self.cache.seek_within(source, from..until, Seek::Data).await?.unwrap_or(until);
         if next_data > from {
-            let hole = length.min(next_data - from);
+            let hole = next_data - from;
             self.fallocate(caller, target, to, hole, Allocate::Zero).await?;
             return Ok(Step::Hole(hole));
         }
-        let end = self.cache.seek(source, from, Seek::Hole).await?.unwrap_or(size);
-        let wanted = COPY_STEP.min(length).min(end.saturating_sub(from).max(1));
+        let until = until.min(from.saturating_add(COPY_STEP));
+        let end = self.cache.seek_within(source, from..until, Seek::Hole).await?.unwrap_or(until);
+        let wanted = end.saturating_sub(from).max(1);
         let bytes = self.cache.read(source, from, wanted as usize).await?;
         if bytes.is_empty() {
             return Ok(Step::End);

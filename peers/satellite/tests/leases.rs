@@ -116,6 +116,27 @@ async fn a_restart_takes_nothing_away_and_gives_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_holder_that_could_not_be_saved_is_saved_with_the_next_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Net::new(directory.path()).await;
+    let disk = rusqlite::Connection::open(directory.path().join("metabase.sqlite")).unwrap();
+    let breaks = "CREATE TRIGGER breaks BEFORE INSERT ON lease_holders BEGIN SELECT RAISE(FAIL, 'broken'); END";
+    disk.execute_batch(breaks).unwrap();
+    let names = vec![(ROOT, name(10))];
+    let lease = LeaseRequest { names, ..LeaseRequest::new(A, 1, None) };
+    let reply = net.ask(Request::Lease { bucket: BUCKET, lease: lease.clone() }).await;
+    assert!(matches!(&reply, Reply::Failed(error) if error.is_transient()), "{reply:?}");
+    disk.execute_batch("DROP TRIGGER breaks").unwrap();
+    let held = ask(&net, lease).await;
+    assert_eq!(held.names, [NameLease::Granted]);
+    let Net { satellite, clock, key, session: old } = net;
+    drop((satellite, old));
+    let satellite: Satellite = open(directory.path(), &clock);
+    let net = Net { session: session(&satellite, &key), satellite, clock: Arc::clone(&clock), key };
+    assert_eq!(want(&net, B, 1, None, &[10]).await.names, [NameLease::Busy], "A holds it");
+}
+
+#[tokio::test]
 async fn what_is_too_much_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let net = Net::new(directory.path()).await;

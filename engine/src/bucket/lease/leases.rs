@@ -18,7 +18,9 @@ pub struct Leases {
     next_end: Duration,
     asked: Asked,
     recalls: u64,
-    unsaved: bool,
+    /// How often what has to be remembered changed, and how many of these changes are remembered.
+    changes: u64,
+    changes_saved: u64,
 }
 
 /// What a keeper remembers over a restart.
@@ -92,9 +94,15 @@ impl Leases {
         Saved { epoch: self.epoch, holders: self.holders.iter().map(holder).collect() }
     }
 
-    /// True if [`saved`](Self::saved) says something else than when this was last asked.
-    pub fn take_unsaved(&mut self) -> bool {
-        std::mem::take(&mut self.unsaved)
+    /// Which change [`saved`](Self::saved) is as of, if it is not known to be remembered
+    /// ([`note_saved`](Self::note_saved)).
+    pub fn unsaved(&self) -> Option<u64> {
+        (self.changes != self.changes_saved).then_some(self.changes)
+    }
+
+    /// What [`saved`](Self::saved) said as of this change will survive a restart.
+    pub fn note_saved(&mut self, change: u64) {
+        self.changes_saved = self.changes_saved.max(change);
     }
 
     /// True if there is nothing to remember but the epoch.
@@ -193,7 +201,7 @@ impl Leases {
         for name in &holder.names {
             self.names.remove(name);
         }
-        self.unsaved = true;
+        self.changes += 1;
     }
 
     fn release(&mut self, request: &LeaseRequest) {
@@ -258,7 +266,7 @@ impl Leases {
                 return None;
             }
             self.epoch += 1;
-            self.unsaved = true;
+            self.changes += 1;
             let (end, epoch, number) = (now + LEASE, self.epoch, request.number);
             self.next_end = self.next_end.min(end);
             let (names, wanted) = Default::default();

@@ -168,8 +168,9 @@ impl State {
         if self.leases.recalls() != recalls {
             self.wake();
         }
-        if reply.is_ok() && self.leases.take_unsaved() {
+        if let Some(change) = self.leases.unsaved().filter(|_| reply.is_ok()) {
             self.saved_leases = self.leases.saved();
+            self.leases.note_saved(change);
         }
         reply
     }

@@ -86,16 +86,22 @@ impl Satellite {
         request.check()?;
         let satellite = self.clone();
         let decide = move |connection: &Connection| satellite.decide(connection, &caller, id, request);
-        Ok(Reply::Lease(self.inner.database.write(decide).await?))
+        let (reply, saved) = self.inner.database.write(decide).await?;
+        // Only now: what was not committed, or nobody waited for, is saved with the next answer.
+        if let Some(change) = saved {
+            self.inner.leases.with(id, |leases| leases.note_saved(change));
+        }
+        Ok(Reply::Lease(reply))
     }
 
+    /// Answers a request; with the change of the leases that is remembered once the transaction is.
     fn decide(
         &self,
         connection: &Connection,
         caller: &Caller,
         id: BucketId,
         mut request: LeaseRequest,
-    ) -> Result<LeaseReply, Error> {
+    ) -> Result<(LeaseReply, Option<u64>), Error> {
         access::check_alive(connection, &caller.tails)?;
         let bucket = buckets::by_id(connection, id)?;
         let mut reach = Reach::new(connection, bucket.place(), &caller.permissions);
@@ -104,12 +110,12 @@ impl Satellite {
         let now = self.inner.clock.elapsed();
         let (reply, unsaved) = self.inner.leases.with(id, |leases| -> Result<_, bucket::Error> {
             let reply = leases.request(now, &request, bucket.sequence)?;
-            Ok((reply, leases.take_unsaved().then(|| leases.saved())))
+            Ok((reply, leases.unsaved().map(|change| (change, leases.saved()))))
         })?;
-        if let Some(saved) = unsaved {
-            rows::save(connection, bucket.number, &saved)?;
+        if let Some((_, saved)) = &unsaved {
+            rows::save(connection, bucket.number, saved)?;
         }
-        Ok(reply)
+        Ok((reply, unsaved.map(|(change, _)| change)))
     }
 
     /// Judges a batch, within the transaction that applies it.
