@@ -5,12 +5,13 @@
 
 use crate::config;
 use crate::error::{Context, Failure, Outcome};
+use crate::log;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Set in the environment of the process that goes on.
+/// Set in the environment of the process that goes on: its log file.
 pub(crate) const DETACHED: &str = "STREWN_DETACHED";
 
 /// Most of a failed child's log that is shown, in bytes.
@@ -35,6 +36,11 @@ pub(crate) fn is_detached() -> bool {
     std::env::var_os(DETACHED).is_some()
 }
 
+/// In the process that goes on: the file that its standard error is.
+pub(crate) fn log_file() -> Option<PathBuf> {
+    std::env::var_os(DETACHED).map(PathBuf::from)
+}
+
 /// Leaves the terminal's session. To be called first in the process that goes on.
 pub(crate) fn enter() -> Outcome {
     match rustix::process::setsid() {
@@ -50,13 +56,13 @@ pub(crate) fn respawn(log: &Path) -> Outcome {
         config::private_dir(dir)?;
     }
     let what = || format!("opening {}", log.display());
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).read(true).open(log).context(what())?;
+    let mut file = log::open(log).context(what())?;
     let begin = file.seek(SeekFrom::End(0)).context(what())?;
     let program = std::env::current_exe().context("finding this program")?;
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg0(std::env::args_os().next().unwrap_or_else(|| "strewn".into()))
-        .env(DETACHED, "1")
+        .env(DETACHED, std::path::absolute(log).context(what())?)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(file.try_clone().context(what())?)

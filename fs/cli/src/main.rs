@@ -10,6 +10,7 @@ mod error;
 mod heap;
 mod helpers;
 mod location;
+mod log;
 #[cfg(test)]
 mod man;
 mod mounted;
@@ -43,19 +44,10 @@ fn run() -> Outcome {
         detach::enter()?;
     }
     let cli = cli::Cli::parse_from(helpers::arguments(std::env::args_os())?);
-    log_to_stderr(&cli.log)?;
+    log::start(&cli.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let outcome = runtime.block_on(cli.run());
     // What is still running in the background has been told to stop or may be dropped: nothing acknowledged depends on it.
     runtime.shutdown_background();
     outcome
-}
-
-fn log_to_stderr(filter: &str) -> Outcome {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| error::Failure::usage(format!("--log {filter:?}: {error}")))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A log that cannot be written (its disk is full, or gone) must not end the process: that complaint would panic.
-    log.log_internal_errors(false).init();
-    Ok(())
 }
