@@ -4,6 +4,7 @@
 //! cut whose extents are not known yet), **remote** (an extent of the network's, with what queued cuts change), else a hole.
 //! `present` says for data of any of these that the backing holds it; dirty and frozen data is always present.
 
+use super::saved::Saved;
 use crate::cut::batch::{Base, Renewed};
 use rangemap::{RangeMap, RangeSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,10 @@ pub(crate) struct Frozen {
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
     /// True once the data is in sealed files, so that the backing may change.
     pub(crate) sealed: bool,
+    /// The data file that it is in; `None` in memory.
+    pub(crate) file: Option<u64>,
+    /// What of the data file was overwritten before.
+    pub(crate) saved: Arc<Saved>,
 }
 
 /// The network's extents of one window, with what queued cuts change.
@@ -347,13 +352,20 @@ impl Content {
         all.then(|| self.windows.values().map(|window| extent::total(&window.extents)).sum())
     }
 
-    /// Whether `range` holds data which a cut is still to seal from the data file.
-    pub(crate) fn sealing(&self, range: &Range<u64>) -> bool {
-        self.frozen
-            .iter()
-            .filter(|frozen| !frozen.sealed)
-            .flat_map(|frozen| frozen.ranges.iter())
-            .any(|(part, fill)| *fill == Fill::Data && part.start < range.end && range.start < part.end)
+    /// The parts of `range` which cuts are still to seal from this data file and that were not saved for them.
+    pub(crate) fn sealing(&self, range: &Range<u64>) -> Vec<(Range<u64>, Arc<Saved>)> {
+        let mut sealing = Vec::new();
+        // A file that was begun anew has another one.
+        let here = |frozen: &&Frozen| !frozen.sealed && frozen.file == Some(self.generation);
+        for frozen in self.frozen.iter().filter(here) {
+            let first = frozen.ranges.partition_point(|(part, _)| part.end <= range.start);
+            let parts = frozen.ranges[first..].iter().take_while(|(part, _)| part.start < range.end);
+            for (part, _) in parts.filter(|(_, fill)| *fill == Fill::Data) {
+                let missing = frozen.saved.missing(&(part.start.max(range.start)..part.end.min(range.end)));
+                sealing.extend(missing.into_iter().map(|part| (part, frozen.saved.clone())));
+            }
+        }
+        sealing
     }
 
     /// What of `ranges` still is that extent's and not here.
@@ -497,9 +509,17 @@ mod tests {
             cut: 1,
             ranges: Arc::new(vec![(0..5, Fill::Hole), (5..8, Fill::Data)]),
             sealed: false,
+            file: Some(0),
+            saved: Arc::default(),
         });
         content.present.insert(5..8);
         assert_eq!(content.parts(0..10), [Part::Hole(0..5), Part::Present(5..8), Part::Unknown(8..10)]);
-        assert!(content.sealing(&(7..9)) && !content.sealing(&(0..5)) && !content.sealing(&(8..9)));
+        let sealing = |range: Range<u64>| content.sealing(&range).into_iter().map(|(part, _)| part).collect::<Vec<_>>();
+        assert_eq!(
+            [sealing(7..9), sealing(0..5), sealing(8..9), sealing(0..9)],
+            [vec![7..8], vec![], vec![], vec![5..8]]
+        );
+        content.frozen[0].saved.put(6, bytes::Bytes::from_static(b"x"));
+        assert_eq!(content.sealing(&(0..9)).into_iter().map(|(part, _)| part).collect::<Vec<_>>(), [5..6, 7..8]);
     }
 }

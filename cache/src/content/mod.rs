@@ -3,6 +3,7 @@
 pub(crate) mod map;
 pub(crate) mod read;
 pub(crate) mod read_ahead;
+pub(crate) mod saved;
 pub(crate) mod write;
 
 use strewn_engine::content::window;

@@ -4,6 +4,7 @@
 //! to [`MAX_INLINE_RECORD`] they ride in the record as well, so that an fsync after small writes syncs the journal alone.
 
 use super::map::{Backing, MAX_MEMORY};
+use super::saved::{MOST_SAVED, Saved};
 use crate::Error;
 use crate::cache::{Position, Written};
 use crate::cut;
@@ -12,6 +13,7 @@ use crate::room::{Need, Promise, SLOW_ABOVE};
 use crate::shared::{Shared, State};
 use crate::tree::{SetTimes, attribute_change};
 use bytes::Bytes;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,8 +30,10 @@ const SLOWEST: Duration = Duration::from_millis(20);
 /// How a write goes on.
 enum Step<'a> {
     Done(Written),
-    /// A cut is still to seal what the write would change.
+    /// A cut is still to seal what the write would change, and there is no room to save it.
     Wait,
+    /// A cut is still to seal these parts of the data file of this generation: they are saved for it first.
+    Save(u64, Vec<(Range<u64>, Arc<Saved>)>),
     /// The index speaks of the data file: it has to forget that first.
     Disown,
     /// The small file outgrows memory.
@@ -95,6 +99,7 @@ impl Shared {
                 drop((held, gate));
                 self.wait_for_seal(progress).await?;
             }
+            Step::Save(generation, parts) => self.save(inode, *generation, parts)?,
             Step::Disown => self.disown(inode).await?,
             Step::Spill(bytes) => return or_room(self.spill(inode, bytes).map(|()| step)),
             Step::File(generation, offset, _promise) => {
@@ -195,12 +200,21 @@ impl Shared {
         }
         let generation = content.generation;
         match &content.backing {
-            Backing::File if content.sealing(&(offset..end)) => Ok(Step::Wait),
-            Backing::File if content.kept.is_some() => Ok(Step::Disown),
-            Backing::File => Ok(match self.take_room_to_write(&state, inode, generation, offset..end) {
-                Ok(promise) => Step::File(generation, offset, promise),
-                Err(need) => Step::Room(need),
-            }),
+            Backing::File => {
+                let sealing = content.sealing(&(offset..end));
+                if !sealing.is_empty() {
+                    let length: u64 = sealing.iter().map(|(part, _)| part.end - part.start).sum();
+                    let has_room = state.tree.saved.load(Ordering::Relaxed) + length <= MOST_SAVED;
+                    return Ok(if has_room { Step::Save(generation, sealing) } else { Step::Wait });
+                }
+                if content.kept.is_some() {
+                    return Ok(Step::Disown);
+                }
+                Ok(match self.take_room_to_write(&state, inode, generation, offset..end) {
+                    Ok(promise) => Step::File(generation, offset, promise),
+                    Err(need) => Step::Room(need),
+                })
+            }
             Backing::Memory(bytes) if end > MAX_MEMORY || size > MAX_MEMORY => {
                 Ok(self.has_room_to_spill(&state).map_or_else(Step::Room, |()| Step::Spill(bytes.clone())))
             }
@@ -215,6 +229,16 @@ impl Shared {
                 }))
             }
         }
+    }
+
+    /// Saves parts of a data file for the cuts that are to seal them. The content's guard is held.
+    fn save(&self, inode: InodeId, generation: u64, parts: &[(Range<u64>, Arc<Saved>)]) -> Result<(), Error> {
+        for (part, saved) in parts {
+            let mut bytes = vec![0; (part.end - part.start) as usize];
+            self.store.read_data(inode, generation, part.start, &mut bytes)?;
+            saved.put(part.start, bytes.into());
+        }
+        Ok(())
     }
 
     /// Moves a small file into a data file. Its dirty bytes stay in the journal too, so nothing has to be synced for it. The

@@ -3,6 +3,7 @@
 use crate::Name;
 use crate::content::Digest;
 use crate::content::map::{Backing, Fill, Frozen, Part};
+use crate::content::saved::Saved;
 use crate::record::Mutation;
 use crate::tree::Tree;
 use std::collections::{HashMap, HashSet};
@@ -59,6 +60,8 @@ pub(crate) struct FrozenInode {
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
     /// Where the data lies.
     pub(crate) source: Source,
+    /// What of it was overwritten before it was sealed.
+    pub(crate) saved: Arc<Saved>,
     /// Plaintext bytes of inline runs so far, if known.
     pub(crate) inlined: Option<u64>,
 }
@@ -212,6 +215,7 @@ impl Tree {
 
     fn freeze_inode(&mut self, cut: u64, inode: InodeId) -> Option<FrozenInode> {
         self.mark_clean(inode);
+        let saved = Arc::new(Saved::new(self.saved.clone()));
         let node = self.node_mut(inode)?;
         let expected_version = node.version;
         let floor = if expected_version == 0 { node.floor } else { 0 };
@@ -228,6 +232,7 @@ impl Tree {
             digest: node.digest,
             ranges: Arc::default(),
             source: Source::Memory(Arc::default()),
+            saved,
             inlined: None,
         };
         let mut dirty = 0;
@@ -244,8 +249,12 @@ impl Tree {
                 Backing::Memory(bytes) => Source::Memory(bytes.clone()),
                 Backing::File => Source::File(content.generation),
             };
-            let sealed = matches!(frozen.source, Source::Memory(_));
-            content.frozen.push(Frozen { cut, ranges: frozen.ranges.clone(), sealed });
+            let file = match frozen.source {
+                Source::Memory(_) => None,
+                Source::File(generation) => Some(generation),
+            };
+            let (ranges, saved) = (frozen.ranges.clone(), frozen.saved.clone());
+            content.frozen.push(Frozen { cut, ranges, sealed: file.is_none(), file, saved });
         }
         self.dirty_bytes -= dirty;
         self.in_cut(cut).inodes.push(inode);

@@ -182,6 +182,7 @@ impl<'a> Sealer<'a> {
             Source::File(generation) => {
                 self.plain.resize(length, 0);
                 self.store.read_data(inode.inode, *generation, range.start, &mut self.plain)?;
+                inode.saved.lay_over(range.start, &mut self.plain);
             }
         }
         Ok(&self.plain)

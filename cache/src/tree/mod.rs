@@ -33,6 +33,7 @@ pub(crate) use warm::{Warm, WarmFile};
 use crate::Name;
 use crate::content::Digest;
 use crate::content::map::{Backing, Fill};
+use crate::content::saved;
 use crate::cut::batch::{Base, Renewed};
 use crate::record::Mutation;
 use evict::Uses;
@@ -59,6 +60,8 @@ pub(crate) struct Tree {
     pub(crate) dirty_bytes: u64,
     /// Bytes of small files in memory.
     pub(crate) memory_bytes: u64,
+    /// Bytes in memory that were overwritten before cuts had sealed them.
+    pub(crate) saved: saved::Total,
     /// Files with a data file, by use.
     files: Uses,
     /// Files with bytes in memory, by use.
@@ -104,6 +107,7 @@ impl Tree {
             next_order: 1,
             dirty_bytes: 0,
             memory_bytes: 0,
+            saved: saved::Total::default(),
             files: Uses::default(),
             small_files: Uses::default(),
             oldest: None,
@@ -259,7 +263,10 @@ impl Tree {
     /// Notes that a cut's data of a file is in sealed files.
     pub(crate) fn note_sealed(&mut self, inode: InodeId, cut: u64) {
         if let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) {
-            content.frozen.iter_mut().filter(|frozen| frozen.cut == cut).for_each(|frozen| frozen.sealed = true);
+            for frozen in content.frozen.iter_mut().filter(|frozen| frozen.cut == cut) {
+                frozen.sealed = true;
+                frozen.saved.clear();
+            }
         }
     }
 
