@@ -9,8 +9,8 @@ use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
 use crate::{
-    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, encryption, maintain,
-    news, recover, upload, warm,
+    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, Unused, encryption,
+    maintain, news, recover, upload, warm,
 };
 use bytes::Bytes;
 use lru::LruCache;
@@ -29,6 +29,8 @@ use tokio::task::JoinHandle;
 
 /// Invalidations that wait for their follower.
 const INVALIDATIONS: usize = 1_024;
+/// Portions of unused names that wait for somebody to let go of them.
+const UNUSED: usize = 2;
 /// How often a drain shows its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -46,6 +48,7 @@ pub struct Cache {
 struct Tasks {
     handles: Mutex<Vec<JoinHandle<()>>>,
     invalidations: Mutex<Option<mpsc::Receiver<Invalidation>>>,
+    unused: Mutex<Option<mpsc::Receiver<Vec<Unused>>>>,
     closing: watch::Sender<bool>,
 }
 
@@ -131,6 +134,7 @@ impl Cache {
         .await?;
         let kept = warm::names::Kept::find(&index, journal.last().0).await;
         let (invalidations, follower) = mpsc::channel(INVALIDATIONS);
+        let (unused, letting_go) = mpsc::channel(UNUSED);
         let (closing, _) = watch::channel(false);
         // Not the stream of batches, which may begin anew: what this cache held before has to be known as its own.
         let leasing = Leasing::new(mount, options.clock.clone());
@@ -154,6 +158,8 @@ impl Cache {
             limits: Limits::default(),
             outgoing: Arc::default(),
             invalidations,
+            unused,
+            crowded: tokio::sync::Notify::new(),
             followed: watch::channel(None).0,
             missed: tokio::sync::Notify::new(),
             loading_missed: tokio::sync::Mutex::new(()),
@@ -165,7 +171,12 @@ impl Cache {
             shared.snapshot().await?;
         }
         shared.wake_up(kept).await;
-        let tasks = Tasks { handles: Mutex::default(), invalidations: Mutex::new(Some(follower)), closing };
+        let tasks = Tasks {
+            handles: Mutex::default(),
+            invalidations: Mutex::new(Some(follower)),
+            unused: Mutex::new(Some(letting_go)),
+            closing,
+        };
         let cache = Self { shared, root: root.inode, lock: None, tasks: Arc::new(tasks) };
         cache.start();
         Ok(cache)
@@ -173,7 +184,11 @@ impl Cache {
 
     fn start(&self) {
         let shared = || self.shared.clone();
-        let mut handles = vec![tokio::spawn(maintain::keep_house(shared())), tokio::spawn(news::follow(shared()))];
+        let mut handles = vec![
+            tokio::spawn(maintain::keep_house(shared())),
+            tokio::spawn(maintain::keep_memory(shared())),
+            tokio::spawn(news::follow(shared())),
+        ];
         if !self.shared.options.read_only {
             handles.push(tokio::spawn(tasks::take_cuts(shared())));
             handles.push(tokio::spawn(tasks::seal_cuts(shared())));
@@ -336,6 +351,13 @@ impl Cache {
     /// what does not fit becomes one [`Invalidation::All`].
     pub fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
         self.tasks.invalidations.lock().take()
+    }
+
+    /// Names that whoever refers to inodes (the kernel) may let go of, oldest use first, because memory is short: see
+    /// [`Options::memory`]. The first call gets the receiver. No more are sent before these are taken. Whether a file is open is
+    /// for the receiver to know.
+    pub fn unused(&self) -> Option<mpsc::Receiver<Vec<Unused>>> {
+        self.tasks.unused.lock().take()
     }
 
     /// Waits until what other mounts had committed up to sequence number `sequence` of the bucket is known here.

@@ -44,6 +44,6 @@ pub use file_state::{FileState, Stored};
 pub use inspect::{CacheDirectory, Cleared, Damage, DirectoryStatus, InspectError};
 pub use lease::LeaseKind;
 pub use options::{Clock, Options, Root};
-pub use status::{ConflictCopy, Invalidation, Status};
+pub use status::{ConflictCopy, Invalidation, Status, Unused};
 pub use strewn_engine::name::{InvalidName, Name};
 pub use tree::{DirectoryEntry, Missing, Stop, Transaction};

@@ -6,12 +6,12 @@ use crate::content::Digest;
 use crate::cut::batch::{self, Base};
 use crate::record::{Adopt, SecretBytes};
 use crate::shared::Shared;
-use crate::tree::{Before, Loaded, Missing, Node, Taken};
+use crate::tree::{Before, Listing, Loaded, Missing, Node, Taken};
 use crate::{Error, Invalidation, Name, Root};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use strewn_engine::bucket::{self, Entry, Extents, Inode, Kind, MAX_PAGE, Operation, Timestamp};
+use strewn_engine::bucket::{self, EncryptedName, Entry, Extents, Inode, Kind, MAX_PAGE, Operation, Timestamp};
 use strewn_engine::content::{WINDOW, extent, window};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -24,6 +24,20 @@ const MOST_ATTEMPTS: usize = 50;
 
 /// Names of a directory asked for one by one before all of them are.
 const MISSES_BEFORE_LISTING: u32 = 8;
+
+/// So many names of one directory are looked for in the order in which the network lists them: who reads a directory whose
+/// entries were forgotten wants them in about that order.
+const NAMES_BEFORE_PAGES: usize = 16;
+
+/// Rows asked for then. Those after the names are wanted next, probably.
+const PAGE_AHEAD: usize = 1_024;
+
+/// But only one part in so many of the nodes that there is memory for.
+const ROOM_AHEAD: usize = 16;
+
+/// One part in so many of these nodes may come with the listing of a directory; of the rest of it names alone are kept, so
+/// that it does not push itself out.
+const ROOM_LISTED: usize = 2;
 
 /// Names asked for side by side.
 const PARALLEL_NAMES: usize = 16;
@@ -57,6 +71,10 @@ impl Shared {
             Missing::Entries(directory, _) if self.is_worth_listing(*directory) => {
                 self.load_listing(*directory).await.map(drop)
             }
+            Missing::Entries(directory, names) if names.len() >= NAMES_BEFORE_PAGES => {
+                let left = self.load_pages(*directory, names).await?;
+                self.load_names(*directory, &left).await
+            }
             Missing::Entries(directory, names) => self.load_names(*directory, names).await,
             Missing::Listing(directory) => self.load_listing(*directory).await.map(drop),
         }
@@ -74,10 +92,42 @@ impl Shared {
     pub(crate) async fn load_names(self: &Arc<Self>, directory: InodeId, names: &[Name]) -> Result<(), Error> {
         let ticket = Ticket::new(self);
         let loaded = self.ask_names(directory, names).await?;
-        let taken = self.take_entries(&ticket, directory, &loaded)?;
+        let taken = self.take_entries(&ticket, directory, &loaded, usize::MAX)?;
         self.ask_again(directory, taken.ask);
         ticket.end();
         Ok(())
+    }
+
+    /// Loads names of a directory with what is listed beside them, as long as that finds many. Gives the others.
+    async fn load_pages(self: &Arc<Self>, directory: InodeId, names: &[Name]) -> Result<Vec<Name>, Error> {
+        let keys = self.directory_keys(directory)?;
+        let encrypt = |name: &Name| (keys.encrypt_name(directory, name), name.clone());
+        let mut wanted: BTreeMap<EncryptedName, Name> = names.iter().map(encrypt).collect();
+        // What is ahead must not push out what is wanted now.
+        let room = self.state.lock().tree.node_room(self.options.memory) / ROOM_AHEAD;
+        let rows = room.min(PAGE_AHEAD).max(names.len()).min(MAX_PAGE as usize) as u32;
+        while wanted.len() >= NAMES_BEFORE_PAGES {
+            let before = wanted.len();
+            let ticket = Ticket::new(self);
+            let after = wanted.first_key_value().and_then(|(first, _)| just_before(first));
+            let page = match self.ask(self.bucket.entries(directory, after.as_ref(), rows)).await {
+                Err(bucket::Error::NotFound(_)) => break,
+                other => other?,
+            };
+            let mut opened = Vec::with_capacity(page.entries.len());
+            for (entry, row) in &page.entries {
+                if let Some(loaded) = self.open_line(&keys, directory, entry, row) {
+                    wanted.remove(&entry.name);
+                    opened.push(loaded);
+                }
+            }
+            let taken = self.take_entries(&ticket, directory, &opened, usize::MAX)?;
+            self.ask_again(directory, taken.ask);
+            if before - wanted.len() < NAMES_BEFORE_PAGES {
+                break;
+            }
+        }
+        Ok(wanted.into_values().collect())
     }
 
     /// Something came to be needed while it was asked for: once more, later.
@@ -128,18 +178,23 @@ impl Shared {
         }
     }
 
-    /// Takes in rows of a directory. Names that came go before names that went, so that what was moved keeps one.
+    /// Takes in rows of a directory. Names that came go before names that went, so that what was moved keeps one. Of what is not
+    /// in memory names alone are taken in once `room` nodes have come.
     pub(crate) fn take_entries(
         &self,
         ticket: &Ticket<'_>,
         directory: InodeId,
         loaded: &[Loaded],
+        room: usize,
     ) -> Result<TakenIn, Error> {
         let mut state = self.state.lock();
         let mut taken = TakenIn::default();
         let (came, went): (Vec<&Loaded>, Vec<&Loaded>) = loaded.iter().partition(|loaded| loaded.child.is_some());
         for loaded in came.into_iter().chain(went) {
-            match state.tree.insert_entry(directory, loaded, ticket.number) {
+            let known = state.tree.len();
+            let taken_in = state.tree.insert_entry(directory, loaded, ticket.number, taken.came < room);
+            taken.came += state.tree.len().saturating_sub(known);
+            match taken_in {
                 Taken::Nothing => {}
                 Taken::Changed => self.invalidate_entry(directory, loaded.name.clone()),
                 Taken::Old => taken.old = true,
@@ -154,7 +209,11 @@ impl Shared {
     pub(crate) async fn load_listing(self: &Arc<Self>, directory: InodeId) -> Result<bool, Error> {
         let ticket = Ticket::new(self);
         let keys = self.directory_keys(directory)?;
-        let mut seen = BTreeSet::new();
+        let (mut listing, room) = {
+            let state = self.state.lock();
+            let node = state.tree.node(directory).ok_or(Error::Stale)?;
+            (Listing::begin(node), state.tree.node_room(self.options.memory) / ROOM_LISTED)
+        };
         let mut after = None;
         let mut taken = TakenIn::default();
         loop {
@@ -166,18 +225,19 @@ impl Shared {
             after = page.entries.last().map(|(entry, _)| entry.name.clone());
             let opened: Vec<Loaded> =
                 page.entries.iter().filter_map(|(entry, row)| self.open_line(&keys, directory, entry, row)).collect();
-            let TakenIn { old, ask } = self.take_entries(&ticket, directory, &opened)?;
+            listing.saw(&self.state.lock().tree, directory, &opened);
+            let TakenIn { old, ask, came } = self.take_entries(&ticket, directory, &opened, room - taken.came)?;
+            taken.came += came;
             taken.old |= old;
             taken.ask.extend(ask);
             // A listing must not fill the memory before the next round of housekeeping.
             self.forget_nodes();
-            seen.extend(opened.into_iter().map(|loaded| loaded.name));
             if !page.more || after.is_none() {
                 break;
             }
         }
         let finished = match taken.old {
-            false => self.state.lock().tree.finish_listing(directory, &seen, ticket.number),
+            false => self.state.lock().tree.finish_listing(directory, &listing, ticket.number),
             true => None,
         };
         ticket.end();
@@ -367,6 +427,8 @@ impl Shared {
 /// What became of rows of a directory.
 #[derive(Debug, Default)]
 pub(crate) struct TakenIn {
+    /// Nodes that came into memory.
+    came: usize,
     /// Some were from before news that are known already.
     old: bool,
     /// These have to be asked for one by one.
@@ -386,6 +448,15 @@ pub(crate) enum Gone {
 fn known_record(node: &Node) -> Record {
     let Digest { hash: content, allocated } = node.digest;
     Record { attributes: node.attributes.clone(), content, entries_as_of: Timestamp::default(), allocated }
+}
+
+/// The greatest name of the same length before this one; `None` if there is none.
+fn just_before(name: &EncryptedName) -> Option<EncryptedName> {
+    let mut bytes = name.as_bytes().to_vec();
+    let at = bytes.iter().rposition(|&byte| byte != 0)?;
+    bytes[at] -= 1;
+    bytes[at + 1..].fill(u8::MAX);
+    EncryptedName::try_from(bytes).ok()
 }
 
 /// Opens an inode's row.

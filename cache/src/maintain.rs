@@ -19,6 +19,8 @@ const LATE: Duration = Duration::from_secs(1);
 const SNAPSHOT_AFTER: u64 = 128 << 20;
 /// Most bytes of clean small files kept in memory.
 const SMALL_FILES: u64 = 64 << 20;
+/// Pause after nodes were forgotten, so that those that cannot be are not looked at all the time.
+const BETWEEN_FORGETTING: Duration = Duration::from_millis(5);
 /// Bytes of a snapshot written as one part.
 const SNAPSHOT_PART: usize = 1 << 20;
 
@@ -34,6 +36,25 @@ pub(crate) async fn keep_house(shared: Arc<Shared>) {
         }
         if let Err(error) = shared.house_round().await {
             shared.note_error(error);
+        }
+    }
+}
+
+/// Keeps what is known within the memory there is for it, until the cache is closed: listings take it up faster than rounds
+/// of housekeeping come.
+pub(crate) async fn keep_memory(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    loop {
+        tokio::select! {
+            () = shared.crowded.notified() => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+        while shared.forget_nodes() {
+            tokio::task::yield_now().await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BETWEEN_FORGETTING) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
         }
     }
 }
@@ -162,7 +183,9 @@ impl Shared {
         }
         self.limits.set_index(self.index.bytes_on_disk());
         self.look_at_disk()?;
-        while self.forget_nodes() {}
+        while self.forget_nodes() {
+            tokio::task::yield_now().await;
+        }
         let abandoned = {
             let mut state = self.state.lock();
             if state.pipeline.resolving {
@@ -183,10 +206,22 @@ impl Shared {
         if abandoned { self.remove_done().await } else { Ok(()) }
     }
 
-    /// Forgets clean nodes that there is no memory for. True if there may be more.
+    /// Forgets clean nodes that there is no memory for, and asks those who refer to others to let go of them. True if there may
+    /// be more.
     pub(crate) fn forget_nodes(&self) -> bool {
-        let mut state = self.state.lock();
-        !state.pipeline.resolving && state.tree.forget_some(self.options.memory)
+        // Who is still busy with what was asked before is not asked for more.
+        let offer = self.unused.try_reserve().ok();
+        let mut unused = Vec::new();
+        let forgot = {
+            let mut state = self.state.lock();
+            // While the network is away nothing comes that takes memory, and what is forgotten would be missed.
+            let may = !state.pipeline.resolving && state.pipeline.reachable;
+            may && state.tree.forget_some(self.options.memory, offer.is_some().then_some(&mut unused))
+        };
+        if let Some(offer) = offer.filter(|_| !unused.is_empty()) {
+            offer.send(unused);
+        }
+        forgot
     }
 
     /// Writes all pending state into a snapshot, so that the journal before it can go. Does nothing while a cut is being

@@ -154,7 +154,7 @@ impl Shared {
         for came in [true, false] {
             for (directory, rows) in &loaded {
                 let rows: Vec<Loaded> = rows.iter().filter(|row| row.child.is_some() == came).cloned().collect();
-                let taken = self.take_entries(&ticket, *directory, &rows)?;
+                let taken = self.take_entries(&ticket, *directory, &rows, usize::MAX)?;
                 self.ask_again(*directory, taken.ask);
             }
         }

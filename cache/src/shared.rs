@@ -20,7 +20,7 @@ use crate::room::{Limits, Need};
 use crate::store::Store;
 use crate::tree::{Missing, Stop, Transaction, Tree};
 use crate::warm::names::Followed;
-use crate::{Error, Invalidation, Options, cut};
+use crate::{Error, Invalidation, Options, Unused, cut};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -33,6 +33,9 @@ use tokio::sync::{mpsc, watch};
 
 /// Runs of a transaction's closure with loads in between before it is given up: a directory that changes all the time.
 const MOST_ATTEMPTS: usize = 100;
+
+/// Nodes beyond the memory there is for them that wait for the next round of housekeeping.
+const TOO_MANY: usize = 1_024;
 
 /// Batches kept for loads that began before they were committed.
 const RECENT: usize = 8;
@@ -71,6 +74,10 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
+    /// Names that those outside are asked to let go of.
+    pub(crate) unused: mpsc::Sender<Vec<Unused>>,
+    /// More is known than there is memory for.
+    pub(crate) crowded: tokio::sync::Notify,
     /// Sequence number of the bucket up to which changes of other mounts are known here; `None` before the feed answered.
     pub(crate) followed: watch::Sender<Option<u64>>,
     /// Something that was changed elsewhere while it was changed here may be loaded now.
@@ -357,6 +364,9 @@ impl Shared {
             }
         }
         let now = state.tree.pending_operations();
+        if state.tree.len().saturating_sub(state.tree.node_room(self.options.memory)) > TOO_MANY {
+            self.crowded.notify_one();
+        }
         drop(state);
         if (pending == 0 && now > 0) || (pending < cut::FULL_OPERATIONS && now >= cut::FULL_OPERATIONS) {
             self.bump();

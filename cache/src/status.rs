@@ -65,6 +65,17 @@ pub struct ConflictCopy {
     pub seconds: u64,
 }
 
+/// A name that was not used for long, for whoever refers to what it names to let go of: memory is short. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unused {
+    /// What it names; no directory.
+    pub inode: InodeId,
+    /// The directory it is in.
+    pub directory: InodeId,
+    /// The name.
+    pub name: Name,
+}
+
 /// What a kernel or another follower must forget, because another mount changed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invalidation {

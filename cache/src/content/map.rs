@@ -9,7 +9,7 @@ use crate::cut::batch::{Base, Renewed};
 use rangemap::{RangeMap, RangeSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use strewn_engine::bucket::{Extent, MAX_INLINE, WindowTag};
 use strewn_engine::content::{WINDOW, extent};
 
@@ -42,6 +42,15 @@ pub(crate) enum Backing {
     Memory(Arc<Vec<u8>>),
     /// In the data file of this generation.
     File,
+}
+
+impl Backing {
+    /// No bytes, in memory.
+    pub(crate) fn nothing() -> Self {
+        /// One for all: most files in memory have none there.
+        static NOTHING: LazyLock<Arc<Vec<u8>>> = LazyLock::new(Arc::default);
+        Self::Memory(NOTHING.clone())
+    }
 }
 
 /// Ranges that a cut took and whose extents are not in `windows` yet.
@@ -114,8 +123,8 @@ pub(crate) struct Content {
     pub(crate) fetching: RangeSet<u64>,
     /// Readers of the data file right now; it is not evicted meanwhile.
     pub(crate) readers: u32,
-    /// Serialises whoever changes bytes of the backing.
-    pub(crate) guard: Arc<tokio::sync::Mutex<()>>,
+    /// Serialises whoever changes bytes of the backing; nothing before somebody does.
+    pub(crate) guard: Option<Arc<tokio::sync::Mutex<()>>>,
     /// How it is being read.
     pub(crate) read_ahead: super::read_ahead::ReadAhead,
 }
@@ -130,7 +139,7 @@ impl Content {
     pub(crate) fn new_remote() -> Self {
         Self {
             generation: 0,
-            backing: Backing::Memory(Arc::default()),
+            backing: Backing::nothing(),
             present: RangeSet::new(),
             dirty: RangeMap::new(),
             frozen: Vec::new(),
@@ -145,7 +154,7 @@ impl Content {
             recalled: false,
             fetching: RangeSet::new(),
             readers: 0,
-            guard: Arc::default(),
+            guard: None,
             read_ahead: Default::default(),
         }
     }
@@ -426,7 +435,7 @@ impl Content {
 
     /// Whether somebody is changing bytes of the backing, or about to.
     pub(crate) fn is_guarded(&self) -> bool {
-        self.guard.try_lock().is_err()
+        self.guard.as_ref().is_some_and(|guard| guard.try_lock().is_err())
     }
 
     /// Whether clean bytes may go: nothing of it is dirty, frozen, being fetched or read.

@@ -166,9 +166,9 @@ impl Shared {
     }
 
     fn guard(&self, inode: InodeId) -> Result<Arc<tokio::sync::Mutex<()>>, Error> {
-        let state = self.state.lock();
-        let content = state.tree.node(inode).ok_or(Error::Stale)?.content.as_deref();
-        Ok(content.ok_or(Error::Errno(EINVAL))?.guard.clone())
+        let mut state = self.state.lock();
+        let content = state.tree.node_mut(inode).ok_or(Error::Stale)?.content.as_deref_mut();
+        Ok(content.ok_or(Error::Errno(EINVAL))?.guard.get_or_insert_default().clone())
     }
 
     async fn wait_for_seal(&self, progress: &mut tokio::sync::watch::Receiver<u64>) -> Result<(), Error> {

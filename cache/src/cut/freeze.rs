@@ -162,7 +162,7 @@ impl Tree {
     pub(crate) fn ends_of(&self, directory: InodeId, name: &Name) -> impl Iterator<Item = InodeId> + use<> {
         let slot = self.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
         let child = slot.and_then(|slot| slot.child).map(|(inode, _)| inode);
-        let base = slot.and_then(|slot| slot.base).and_then(|(base, _)| base);
+        let base = slot.and_then(|slot| slot.base()).and_then(|(base, _)| base);
         child.into_iter().chain(base)
     }
 
@@ -171,13 +171,13 @@ impl Tree {
         let node = self.node(directory)?;
         let (directory_key, time) = (node.key.clone(), node.attributes.ctime);
         let slot = node.directory.as_deref()?.slot(&name)?;
-        let (expected, child) = (slot.base?.0, slot.child);
+        let (expected, child) = (slot.base()?.0, slot.child);
         let target = child.and_then(|(inode, kind)| Some((inode, kind, self.node(inode)?.key.clone())));
         self.set_base(directory, &name, child.map(|(inode, _)| inode));
         if let Ok(entries) = self.entries_mut(directory)
             && let Some(slot) = entries.slot_mut(&name)
         {
-            slot.cut = cut;
+            slot.set_cut(cut);
         }
         self.in_cut(cut).names.push((directory, name.clone()));
         for inode in [Some(directory), expected, child.map(|(inode, _)| inode)].into_iter().flatten() {

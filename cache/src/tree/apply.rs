@@ -150,9 +150,9 @@ impl Tree {
             self.nodes.insert(adopt.inode, node);
         }
         let Some((parent, name)) = &adopt.name else { return Ok(()) };
-        let entries = self.nodes.get_mut(parent).and_then(|node| node.directory.as_deref_mut()).ok_or(UNKNOWN)?;
+        let entries = self.nodes.get(parent).and_then(|node| node.directory.as_deref()).ok_or(UNKNOWN)?;
         if entries.slot(name).is_none_or(|slot| !slot.is_local()) {
-            entries.set(name, Some((adopt.inode, adopt.attributes.kind)));
+            self.set_slot(*parent, name, Some((adopt.inode, adopt.attributes.kind)))?;
         }
         Ok(())
     }
@@ -229,14 +229,13 @@ impl Tree {
         let kind_of = |inode: InodeId| self.nodes.get(&inode).map(|node| (inode, node.kind())).ok_or(UNKNOWN);
         let before = previous.map(kind_of).transpose()?;
         let after = child.map(kind_of).transpose()?;
-        let entries = self.entries_mut(directory)?;
-        if entries.slot(name).is_none() {
+        if self.entries_mut(directory)?.slot(name).is_none() {
             // Replay: the journal says what was here.
-            entries.set(name, before);
+            self.set_slot(directory, name, before)?;
         }
-        let slot = entries.set(name, after);
-        let differed = slot.base.is_some();
-        let base = slot.base.map_or(previous, |(base, _)| base);
+        let slot = self.set_slot(directory, name, after)?;
+        let differed = slot.base().is_some();
+        let base = slot.base().map_or(previous, |(base, _)| base);
         self.set_base(directory, name, base);
         if differed && base == child {
             applied.restored.push(directory);
@@ -276,7 +275,7 @@ impl Tree {
             parent.renamed = true;
         }
         let Some(node) = self.nodes.get_mut(&inode) else { return };
-        node.names.push((directory, name.clone()));
+        node.add_name(directory, name);
         node.renamed = true;
         if kind != Kind::Directory {
             node.links = node.links.saturating_add(1);
@@ -308,7 +307,7 @@ impl Tree {
         if anew {
             if matches!(content.backing, Backing::File) {
                 self.abandoned.push((inode, content.generation));
-                content.backing = Backing::Memory(Default::default());
+                content.backing = Backing::nothing();
             }
             content.present.clear();
             (content.generation, content.written, content.synced, content.kept) = (0, 0, 0, None);
@@ -395,8 +394,8 @@ impl Tree {
             self.parked.retain(|_, parked| parked != name);
         }
         let Ok(entries) = self.entries_mut(directory) else { return };
-        if entries.slot(name).is_none() {
-            entries.set(name, None);
+        if entries.slot(name).is_none() && self.set_slot(directory, name, None).is_err() {
+            return;
         }
         self.set_base(directory, name, base);
     }
@@ -416,6 +415,7 @@ impl Tree {
         let counted = self.is_counted(inode);
         let Some(node) = self.nodes.remove(&inode) else { return };
         self.forget_uses(inode);
+        self.names -= node.directory.as_deref().map_or(0, super::Directory::known);
         let Some(content) = node.content else { return };
         if counted {
             self.dirty_bytes -= content.dirty_bytes();
@@ -426,8 +426,24 @@ impl Tree {
         }
     }
 
+    /// Lets a name name something else; gives its slot.
+    pub(crate) fn set_slot(
+        &mut self,
+        directory: InodeId,
+        name: &Name,
+        child: Option<(InodeId, Kind)>,
+    ) -> Result<&mut super::Slot, Misfit> {
+        let entries = self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut());
+        let entries = entries.ok_or(NO_DIRECTORY)?;
+        let known = entries.known();
+        entries.set(name, child);
+        self.names += entries.known() - known;
+        entries.slot_mut(name).ok_or(NO_DIRECTORY)
+    }
+
+    /// The names of a directory, to change what is said of it, or of names that are known.
     pub(crate) fn entries_mut(&mut self, directory: InodeId) -> Result<&mut super::Directory, Misfit> {
-        self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut()).ok_or(Misfit("no such directory"))
+        self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut()).ok_or(NO_DIRECTORY)
     }
 }
 
@@ -436,6 +452,7 @@ impl Tree {
 const COMES_BACK: u64 = 1 << 20;
 
 const UNKNOWN: Misfit = Misfit("unknown inode");
+const NO_DIRECTORY: Misfit = Misfit("no such directory");
 const NO_FILE: Misfit = Misfit("content of what is no file");
 
 /// Sets the three times a change may set.

@@ -6,14 +6,23 @@
 //! is known. A list may name what has no such content any more: it is passed over.
 //!
 //! A forgotten node leaves its name, kind and cookie in its directory, so that listings go on where they were.
+//!
+//! What somebody outside (the kernel) refers to cannot be forgotten. When its turn comes it is *unused*: whoever refers to it
+//! is asked to let go of its names.
 
-use super::Tree;
+use super::directory::NAME_BYTES;
+use super::{Slot, Tree};
+use crate::Unused;
 use crate::content::map::Backing;
 use lru::LruCache;
 use strewn_engine::ids::InodeId;
 
-/// Memory of a node with its name, about.
-pub(crate) const NODE_BYTES: u64 = 700;
+/// Memory of a node, about: its own, and what those who refer to it keep.
+pub(crate) const NODE_BYTES: u64 = 1_200;
+/// One part in so many of the memory is for nodes, however much of it names take.
+const FOR_NODES: u64 = 4;
+/// Most names that somebody outside is asked to let go of at a time.
+const MOST_UNUSED: usize = 1_024;
 /// Most nodes or files looked at with the lock held.
 const MOST_LOOKED: usize = 4_096;
 
@@ -63,23 +72,45 @@ impl Tree {
         self.small_files.forget(inode);
     }
 
-    /// Forgets idle nodes until `most` bytes allow the others. True if there may be more to forget.
-    pub(crate) fn forget_some(&mut self, most: u64) -> bool {
+    /// For how many nodes there is room in `most` bytes beside the names that are known.
+    pub(crate) fn node_room(&self, most: u64) -> usize {
+        let names = (self.names as u64).saturating_mul(NAME_BYTES);
+        let room = most.saturating_sub(names).max(most / FOR_NODES) / NODE_BYTES;
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// Goes through the nodes that were not used for longest, as many as there are too many for `most` bytes: idle ones are
+    /// forgotten. Of the others, which count as used again, the names of those that only somebody outside refers to go into
+    /// `unused`, if they may. True if there may be more to forget.
+    pub(crate) fn forget_some(&mut self, most: u64, mut unused: Option<&mut Vec<Unused>>) -> bool {
         let mut forgot = false;
-        for _ in 0..self.len().min(MOST_LOOKED) {
+        let excess = self.len().saturating_sub(self.node_room(most));
+        for _ in 0..excess.min(MOST_LOOKED) {
             let Some(inode) = self.nodes.oldest() else { return false };
-            if (self.len() as u64).saturating_mul(NODE_BYTES) <= most {
-                return false;
-            }
             if self.is_idle(inode) {
                 self.retire(inode);
                 self.drop_node(inode);
                 forgot = true;
-            } else {
-                self.nodes.touch(&inode);
+                continue;
+            }
+            self.nodes.touch(&inode);
+            if let Some(unused) = unused.as_deref_mut().filter(|unused| unused.len() < MOST_UNUSED) {
+                unused.extend(self.unused_names(inode));
             }
         }
         forgot
+    }
+
+    /// The names of what is kept only because somebody outside refers to it. Never a directory: who is in one would find it
+    /// removed.
+    fn unused_names(&self, inode: InodeId) -> impl Iterator<Item = Unused> {
+        let node = self.node(inode).filter(|node| node.pins > 0 && !node.is_directory() && !node.is_local());
+        let names = node.map_or(&[][..], |node| &node.names);
+        names.iter().take(MOST_UNUSED).map(move |(directory, name)| Unused {
+            inode,
+            directory: *directory,
+            name: name.clone(),
+        })
     }
 
     /// Forgets clean small files in memory until no more than `most` bytes are left, oldest use first.
@@ -130,7 +161,7 @@ impl Tree {
         content.present.clear();
         content.recalled = false;
         (content.written, content.synced, content.kept) = (0, 0, None);
-        match std::mem::replace(&mut content.backing, Backing::Memory(Default::default())) {
+        match std::mem::replace(&mut content.backing, Backing::nothing()) {
             Backing::Memory(bytes) => self.memory_bytes -= bytes.len() as u64,
             Backing::File => {
                 self.abandoned.push((inode, content.generation));
@@ -140,7 +171,8 @@ impl Tree {
 
     /// Clean state is no longer trusted: listings are loaded anew, and clean leaves are forgotten.
     pub(crate) fn doubt_all(&mut self) {
-        let idle: Vec<InodeId> = self.nodes.keys().copied().filter(|inode| self.is_idle(*inode)).collect();
+        let known: Vec<InodeId> = self.nodes.keys().copied().collect();
+        let idle: Vec<InodeId> = known.into_iter().filter(|inode| self.is_idle(*inode)).collect();
         for inode in idle {
             self.retire(inode);
             self.drop_node(inode);
@@ -153,12 +185,25 @@ impl Tree {
     }
 
     /// True if nothing here needs the node.
-    fn is_idle(&self, inode: InodeId) -> bool {
+    fn is_idle(&mut self, inode: InodeId) -> bool {
         let Some(node) = self.node(inode) else { return false };
         inode != self.root
             && node.pins == 0
             && !node.is_local()
             && node.content.as_ref().is_none_or(|content| content.is_evictable() && !content.is_guarded())
             && self.is_leaf(inode)
+    }
+
+    /// True if no node in memory is below this one, and no name in it differs from the network.
+    fn is_leaf(&mut self, inode: InodeId) -> bool {
+        let Some(entries) = self.node(inode).and_then(|node| node.directory.as_deref()) else { return true };
+        let is_needed =
+            |slot: &Slot| slot.is_local() || slot.child.is_some_and(|(child, _)| self.nodes.contains_key(&child));
+        // Most often it is the one that it was the last time, which saves going through all names.
+        let Some(needed) = entries.find_slot(is_needed) else { return true };
+        if let Ok(entries) = self.entries_mut(inode) {
+            entries.found(needed);
+        }
+        false
     }
 }

@@ -4,7 +4,7 @@ use super::{Node, Tree};
 use crate::Name;
 use crate::content::map::{Backing, Content};
 use crate::record::{Adopt, Mutation};
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use strewn_engine::ids::InodeId;
 
 /// A row of a directory, opened.
@@ -44,14 +44,39 @@ pub(crate) enum Taken {
     Clash,
 }
 
+/// What a listing under way has shown of the names that were known when it began. Of a directory that was never listed that
+/// is next to nothing, however many names it has.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    /// The newest cookie at its begin.
+    last: u64,
+    /// Cookies of names that it has shown, up to `last`.
+    seen: HashSet<u64>,
+}
+
+impl Listing {
+    /// Begins one.
+    pub(crate) fn begin(node: &Node) -> Self {
+        Self { last: node.directory.as_deref().map_or(0, super::Directory::last_cookie), seen: HashSet::new() }
+    }
+
+    /// Notes what it showed, before that is taken in.
+    pub(crate) fn saw(&mut self, tree: &Tree, directory: InodeId, shown: &[Loaded]) {
+        let Some(entries) = tree.node(directory).and_then(|node| node.directory.as_deref()) else { return };
+        let cookies = shown.iter().filter_map(|loaded| entries.cookie(&loaded.name));
+        self.seen.extend(cookies.filter(|cookie| *cookie <= self.last));
+    }
+}
+
 impl Tree {
     /// Takes in the root's row.
     pub(crate) fn insert_root(&mut self, adopt: &Adopt) {
         self.insert_node(adopt, u64::MAX);
     }
 
-    /// Takes in what a name names on the network, as a load that began with `ticket` brought it.
-    pub(crate) fn insert_entry(&mut self, directory: InodeId, loaded: &Loaded, ticket: u64) -> Taken {
+    /// Takes in what a name names on the network, as a load that began with `ticket` brought it. If that is not in memory, it
+    /// comes there only if this is `roomy`: else it is as if it were forgotten at once.
+    pub(crate) fn insert_entry(&mut self, directory: InodeId, loaded: &Loaded, ticket: u64, roomy: bool) -> Taken {
         let parked = loaded.child.as_ref().and_then(|adopt| self.parked.get(&adopt.inode));
         if directory == self.root && parked == Some(&loaded.name) {
             return Taken::Nothing;
@@ -69,7 +94,7 @@ impl Tree {
             let (here, there) = (slot.child.map(|(child, _)| child), after.map(|(child, _)| child));
             if here != there {
                 self.miss_name(directory, loaded.name.clone());
-            } else if slot.cut == 0 {
+            } else if slot.cut() == 0 {
                 // Somebody else did the same.
                 self.set_base(directory, &loaded.name, there);
             }
@@ -82,13 +107,12 @@ impl Tree {
             _ => {}
         }
         let mut changed = known.is_some() && known.and_then(|slot| slot.child) != after;
-        if let Some(adopt) = &loaded.child {
+        if let Some(adopt) = loaded.child.as_ref().filter(|adopt| roomy || self.nodes.contains_key(&adopt.inode)) {
             changed |= self.insert_node(adopt, ticket);
             self.attach(directory, &loaded.name, adopt.inode);
         }
-        if let Ok(entries) = self.entries_mut(directory) {
-            entries.set(&loaded.name, after);
-        }
+        // It was there a moment ago.
+        let _ = self.set_slot(directory, &loaded.name, after);
         if let Some((gone, _)) = before {
             self.detach(directory, &loaded.name, gone, matches!(loaded.before, Before::Elsewhere(_)));
         }
@@ -136,24 +160,19 @@ impl Tree {
 
     /// Ends a listing that began with `ticket`: what it did not show is not there. Names that have to be asked for one by one,
     /// because something behind them is needed here; `None` if the listing is too old to be believed.
-    pub(crate) fn finish_listing(
-        &mut self,
-        directory: InodeId,
-        seen: &BTreeSet<Name>,
-        ticket: u64,
-    ) -> Option<Vec<Name>> {
+    pub(crate) fn finish_listing(&mut self, directory: InodeId, listing: &Listing, ticket: u64) -> Option<Vec<Name>> {
         if self.is_old_listing(ticket, directory) {
             return None;
         }
         let entries = self.nodes.get(&directory).and_then(|node| node.directory.as_deref())?;
-        let vanished =
-            |name: &Name, slot: &super::Slot| !slot.is_local() && slot.child.is_some() && !seen.contains(name);
-        let gone: Vec<Name> =
-            entries.slots().filter(|(name, slot)| vanished(name, slot)).map(|(name, _)| name.clone()).collect();
+        let known = entries.after(0).take_while(|(cookie, ..)| *cookie <= listing.last);
+        let vanished = known.filter(|(cookie, ..)| !listing.seen.contains(cookie)).map(|(_, name, _)| name);
+        let is_clean = |name: &&Name| entries.slot(name).is_some_and(|slot| !slot.is_local());
+        let gone: Vec<Name> = vanished.filter(is_clean).cloned().collect();
         let (needed, gone): (Vec<Name>, Vec<Name>) =
             gone.into_iter().partition(|name| self.needed_behind(directory, name).is_some());
         for name in gone {
-            self.insert_entry(directory, &Loaded { name, child: None, before: Before::Unknown }, ticket);
+            self.insert_entry(directory, &Loaded { name, child: None, before: Before::Unknown }, ticket, true);
         }
         if let Ok(entries) = self.entries_mut(directory) {
             entries.complete = true;
@@ -204,7 +223,7 @@ impl Tree {
         let Some(node) = self.nodes.get(&inode).filter(|node| node.renamed) else { return 0 };
         let names = self.changed_names.values().filter_map(|(directory, name)| {
             let slot = self.nodes.get(directory)?.directory.as_deref()?.slot(name)?;
-            Some((slot.child, slot.base?.0))
+            Some((slot.child, slot.base()?.0))
         });
         let is_directory = node.is_directory();
         let mut pending = 0;
@@ -242,7 +261,7 @@ impl Tree {
             node.names.clear();
         }
         if !node.names.iter().any(|(parent, known)| *parent == directory && known == name) {
-            node.names.push((directory, name.clone()));
+            node.add_name(directory, name);
         }
     }
 
@@ -289,13 +308,5 @@ impl Tree {
             || below
                 .into_iter()
                 .any(|(_, slot)| slot.is_local() || slot.child.is_some_and(|(child, _)| self.has_changes(child)))
-    }
-
-    /// True if no node in memory is below this one, and no name in it differs from the network.
-    pub(super) fn is_leaf(&self, inode: InodeId) -> bool {
-        let Some(entries) = self.node(inode).and_then(|node| node.directory.as_deref()) else { return true };
-        entries
-            .slots()
-            .all(|(_, slot)| !slot.is_local() && slot.child.is_none_or(|(child, _)| !self.nodes.contains_key(&child)))
     }
 }

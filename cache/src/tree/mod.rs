@@ -23,7 +23,7 @@ mod warm;
 
 pub(crate) use apply::{Misfit, SetTimes};
 pub(crate) use directory::{Directory, Slot};
-pub(crate) use insert::{Before, Loaded, Taken};
+pub(crate) use insert::{Before, Listing, Loaded, Taken};
 pub(crate) use news::{AllMissed, Missed};
 pub(crate) use node::Node;
 pub(crate) use transaction::attribute_change;
@@ -83,6 +83,8 @@ pub(crate) struct Tree {
     next_ticket: u64,
     /// Newest committed cut.
     pub(crate) committed: u64,
+    /// Names known of all directories in memory.
+    names: usize,
     /// Open files without a name that the network keeps under a name of the root.
     pub(crate) parked: HashMap<InodeId, Name>,
     /// What is pinned is not known, so nothing without a name is dropped.
@@ -120,6 +122,7 @@ impl Tree {
             news: News::default(),
             next_ticket: 1,
             committed: 0,
+            names: 0,
             parked: HashMap::new(),
             replaying: false,
         }
@@ -212,15 +215,15 @@ impl Tree {
         };
         let Some(slot) = entries.slot_mut(name) else { return };
         let differs = slot.child.map(|(child, _)| child) != base;
-        match (slot.base, differs) {
-            (Some((_, old)), true) => slot.base = Some((base, old)),
+        match (slot.base(), differs) {
+            (Some((_, old)), true) => slot.set_base(Some((base, old))),
             (Some((_, old)), false) => {
-                slot.base = None;
+                slot.set_base(None);
                 entries.changed -= 1;
                 self.changed_names.remove(&old);
             }
             (None, true) => {
-                slot.base = Some((base, order));
+                slot.set_base(Some((base, order)));
                 entries.changed += 1;
                 self.next_order = order;
                 self.changed_names.insert(order, (directory, name.clone()));
@@ -381,10 +384,11 @@ impl Tree {
         for (directory, name) in in_cut.names {
             let entries = self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut());
             let Some(entries) = entries else { continue };
-            let Some(slot) = entries.slot_mut(&name).filter(|slot| slot.cut == cut) else { continue };
-            slot.cut = 0;
-            if slot.child.is_none() && slot.base.is_none() && entries.complete {
+            let Some(slot) = entries.slot_mut(&name).filter(|slot| slot.cut() == cut) else { continue };
+            slot.set_cut(0);
+            if slot.child.is_none() && slot.base().is_none() && entries.complete {
                 entries.forget(&name);
+                self.names -= 1;
             }
         }
         for inode in in_cut.inodes {
@@ -425,7 +429,7 @@ impl Tree {
         for (directory, name) in cuts.values().flat_map(|cut| &cut.names) {
             let entries = self.nodes.get_mut(directory).and_then(|node| node.directory.as_deref_mut());
             if let Some(slot) = entries.and_then(|entries| entries.slot_mut(name)) {
-                slot.cut = 0;
+                slot.set_cut(0);
             }
         }
         for inode in cuts.values().flat_map(|cut| &cut.inodes) {

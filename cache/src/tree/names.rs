@@ -60,9 +60,8 @@ impl Tree {
                     self.insert_node(adopt, u64::MAX);
                 }
                 self.attach(directory, name, row.child);
-                if let Ok(entries) = self.entries_mut(directory) {
-                    entries.set(name, named);
-                }
+                // It was there a moment ago.
+                let _ = self.set_slot(directory, name, named);
             }
         }
         self.nodes.contains_key(&row.child)

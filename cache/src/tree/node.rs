@@ -68,7 +68,9 @@ impl Node {
         node.orphan = node.is_nameless();
         node.version = adopt.version;
         node.digest = adopt.digest();
-        node.names.extend(adopt.name.clone());
+        if let Some((directory, name)) = &adopt.name {
+            node.add_name(*directory, name);
+        }
         node.directory = (kind == Kind::Directory).then(Box::default);
         node.content = (kind == Kind::File).then(|| Box::new(Content::new_remote()));
         node
@@ -93,6 +95,14 @@ impl Node {
             directory: None,
             content: None,
         }
+    }
+
+    /// Adds a name. Almost always there is one, so room is made for one.
+    pub(crate) fn add_name(&mut self, directory: InodeId, name: &Name) {
+        if self.names.is_empty() {
+            self.names.reserve_exact(1);
+        }
+        self.names.push((directory, name.clone()));
     }
 
     /// Its kind.
@@ -132,5 +142,17 @@ impl Node {
             name: None,
             allocated: self.digest.allocated,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_costs_little_memory() {
+        // Beside these a file that was only looked at has its one name, which its directory has as well.
+        assert!(size_of::<Node>() <= 320, "{}", size_of::<Node>());
+        assert!(size_of::<Content>() <= 280, "{}", size_of::<Content>());
     }
 }

@@ -22,8 +22,8 @@ impl Tree {
                 let child = slot.child.map(|(child, _)| child);
                 wanted.insert(*inode);
                 wanted.extend(child);
-                let base = slot.base.map(|(base, order)| (order, base));
-                names.push((*inode, name.clone(), child, base, slot.cut));
+                let base = slot.base().map(|(base, order)| (order, base));
+                names.push((*inode, name.clone(), child, base, slot.cut()));
             }
         }
         let mut ordered = Vec::with_capacity(wanted.len());
@@ -124,8 +124,7 @@ impl Tree {
             Some(inode) => Some((inode, self.nodes.get(&inode).ok_or(Misfit("a name of the snapshot"))?.kind())),
             None => None,
         };
-        let slot = self.entries_mut(directory)?.set(name, child);
-        slot.cut = cut;
+        self.set_slot(directory, name, child)?.set_cut(cut);
         if let Some(base) = base {
             self.set_base(directory, name, base);
             self.note_change();
@@ -139,7 +138,7 @@ impl Tree {
             && let Some(node) = self.nodes.get_mut(&inode)
             && !node.names.iter().any(|(parent, known)| *parent == directory && known == name)
         {
-            node.names.push((directory, name.clone()));
+            node.add_name(directory, name);
         }
         if cut != 0 {
             self.in_cut(cut).names.push((directory, name.clone()));

@@ -169,22 +169,23 @@ impl<'a> Transaction<'a> {
     /// Up to `max` lines of a directory after cookie `after` (0 for the start), without `.` and `..`, not counting changes
     /// of this transaction. The inodes are in memory.
     pub fn read_dir(&self, directory: InodeId, after: u64, max: usize) -> Result<Vec<DirectoryEntry>, Stop> {
+        let lines = self.read_names(directory, after, max)?;
+        let missing = lines.iter().filter(|line| self.tree.node(line.inode).is_none());
+        let missing: Vec<Name> = missing.map(|line| line.name.clone()).collect();
+        if missing.is_empty() { Ok(lines) } else { Err(Stop::Missing(Missing::Entries(directory, missing))) }
+    }
+
+    /// The same, but the inodes need not be in memory: that of a large directory are not all there at once.
+    pub fn read_names(&self, directory: InodeId, after: u64, max: usize) -> Result<Vec<DirectoryEntry>, Stop> {
         let entries = self.node(directory)?.directory.as_deref().ok_or(Stop::Errno(ENOTDIR))?;
         if !entries.complete {
             return Err(Stop::Missing(Missing::Listing(directory)));
         }
-        let mut missing = Vec::new();
-        let mut lines = Vec::new();
-        for (cookie, name, (inode, kind)) in entries.after(after).take(max) {
-            if self.tree.node(inode).is_none() {
-                missing.push(name.clone());
-            }
-            lines.push(DirectoryEntry { cookie, name: name.clone(), inode, kind });
-        }
-        if !missing.is_empty() {
-            return Err(Stop::Missing(Missing::Entries(directory, missing)));
-        }
-        Ok(lines)
+        let line = |(cookie, name, (inode, kind)): (u64, &Name, (InodeId, Kind))| {
+            let name = name.clone();
+            DirectoryEntry { cookie, name, inode, kind }
+        };
+        Ok(entries.after(after).take(max).map(line).collect())
     }
 
     /// The directory that holds a directory; the root is its own parent, and so is a removed directory that is still open.

@@ -101,7 +101,7 @@ impl Tree {
         let Some(row) = self.row(inode) else { return };
         let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return };
         let kept = content.kept.take().is_some();
-        content.backing = Backing::Memory(Default::default());
+        content.backing = Backing::nothing();
         content.present.clear();
         if !kept {
             self.warm.note_filled(inode);
@@ -119,7 +119,7 @@ impl Tree {
         }
         let content = node.content.as_deref().filter(|content| is_clean_file(content))?;
         // Whoever changes bytes holds the guard from before the first byte until the change is known here.
-        let _alone = content.guard.try_lock().ok()?;
+        let _alone = content.guard.as_ref().map(|guard| guard.try_lock()).transpose().ok()?;
         let mut ranges = content.present.clone();
         ranges.remove(node.attributes.size..u64::MAX);
         let row = Row {

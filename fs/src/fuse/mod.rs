@@ -5,7 +5,7 @@
 //! - `answer`: runs a request's future, at once if it is warm, under a deadline if it is not.
 //! - `buffers`: memory for data on its way in.
 //! - `convert`: times, modes and flags, with the traps of the library's version named.
-//! - `notify`: tells the kernel what other mounts changed, from a thread that holds no lock.
+//! - `notify`: tells the kernel what other mounts changed, and what to let go of, from threads that hold no lock.
 
 mod adapter;
 mod answer;
@@ -62,7 +62,7 @@ impl Session {
         options: Options,
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let invalidations = volume.cache().invalidations();
+        let (invalidations, unused) = (volume.cache().invalidations(), volume.cache().unused());
         let mut config = Config::default();
         config.n_threads = Some(options.threads.max(1));
         config.clone_fd = options.threads > 1;
@@ -70,7 +70,10 @@ impl Session {
         let adapter = Adapter::new(volume.clone(), runtime, options);
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         if let Some(invalidations) = invalidations {
-            notify::start(volume, invalidations, session.notifier())?;
+            notify::tell_changes(&volume, invalidations, session.notifier())?;
+        }
+        if let Some(unused) = unused {
+            notify::tell_unused(&volume, unused, session.notifier())?;
         }
         let requests = Builder::new().name("strewn-fuse".into()).spawn(move || {
             let result = session.run();

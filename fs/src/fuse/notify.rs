@@ -1,9 +1,15 @@
-//! Telling the kernel what other mounts changed.
+//! Telling the kernel what other mounts changed, and which names to let go of when memory is short.
 //!
-//! A notification waits for requests under way on the same inode, so it must come from a thread that no request waits for and
-//! that holds no lock: this one. The cache publishes the new state before it tells.
+//! A notification waits for requests under way on the same inode or directory, so it must come from a thread that no request
+//! waits for and that holds no lock: these two. The cache publishes the new state before it tells, and never waits for
+//! either.
+//!
+//! The kernel keeps what it looked up, and refers to it, until its own memory is short, which may be never. A name that it
+//! lets go of costs it one lookup when it is used again. Not so where that would be seen: an open file would look in
+//! `/proc` as if it had been removed, and what is mounted on a file would be unmounted. Their names stay. What the mount does
+//! not hear of has no such protection: `O_PATH`, mounts in other namespaces, and what begins at that very moment.
 
-use crate::Volume;
+use crate::{Volume, mount};
 use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::io;
@@ -11,18 +17,29 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::thread::Builder;
-use strewn_cache::{Invalidation, Name};
+use strewn_cache::{Invalidation, Name, Unused};
 use strewn_engine::ids::InodeId;
 use tokio::sync::mpsc::Receiver;
 
 /// "To the end" in an invalidation of content.
 const WHOLE: i64 = 0;
 
-/// Starts the thread. It ends when the volume is gone, or the cache closes the channel.
-pub(super) fn start(volume: Arc<Volume>, changes: Receiver<Invalidation>, kernel: Notifier) -> io::Result<()> {
-    let teller = Teller { volume: Arc::downgrade(&volume), kernel };
-    Builder::new().name("strewn-notify".into()).spawn(move || teller.run(changes))?;
-    Ok(())
+/// Starts the thread that tells changes. It ends when the volume is gone, or the cache closes the channel.
+pub(super) fn tell_changes(
+    volume: &Arc<Volume>,
+    mut changes: Receiver<Invalidation>,
+    kernel: Notifier,
+) -> io::Result<()> {
+    let teller = Teller { volume: Arc::downgrade(volume), kernel };
+    let run = move || while changes.blocking_recv().is_some_and(|change| teller.tell(change)) {};
+    Builder::new().name("strewn-notify".into()).spawn(run).map(drop)
+}
+
+/// Starts the thread that tells of unused names. It ends in the same way.
+pub(super) fn tell_unused(volume: &Arc<Volume>, mut unused: Receiver<Vec<Unused>>, kernel: Notifier) -> io::Result<()> {
+    let teller = Teller { volume: Arc::downgrade(volume), kernel };
+    let run = move || while unused.blocking_recv().is_some_and(|unused| teller.let_go(&unused)) {};
+    Builder::new().name("strewn-let-go".into()).spawn(run).map(drop)
 }
 
 struct Teller {
@@ -31,17 +48,39 @@ struct Teller {
 }
 
 impl Teller {
-    fn run(&self, mut changes: Receiver<Invalidation>) {
-        while let Some(change) = changes.blocking_recv() {
-            let Some(volume) = self.volume.upgrade() else { return };
-            match change {
-                Invalidation::Inode(inode) => self.inode_changed(volume.changed_elsewhere(inode)),
-                Invalidation::Entry(directory, name) => self.entry_changed(&volume, directory, &name),
-                Invalidation::All => {
-                    volume.all_changed_elsewhere().into_iter().for_each(|n| self.inode_changed(Some(n)))
-                }
+    /// False if nobody is there to be told.
+    fn tell(&self, change: Invalidation) -> bool {
+        let Some(volume) = self.volume.upgrade() else { return false };
+        match change {
+            Invalidation::Inode(inode) => self.inode_changed(volume.changed_elsewhere(inode)),
+            Invalidation::Entry(directory, name) => self.entry_changed(&volume, directory, &name),
+            Invalidation::All => volume.all_changed_elsewhere().into_iter().for_each(|n| self.inode_changed(Some(n))),
+        }
+        true
+    }
+
+    /// The same.
+    fn let_go(&self, unused: &[Unused]) -> bool {
+        let Some(volume) = self.volume.upgrade() else { return false };
+        let mounted_on = match mount::names_mounted_on() {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel is not asked to let go of names");
+                return true;
+            }
+        };
+        for Unused { inode, directory, name } in unused {
+            if !volume.is_open(*inode) && !mounted_on.contains(OsStr::from_bytes(name.as_bytes())) {
+                self.forget_name(&volume, *directory, name);
             }
         }
+        true
+    }
+
+    /// The kernel gives its reference back unless somebody uses the name.
+    fn forget_name(&self, volume: &Volume, directory: InodeId, name: &Name) {
+        let number = volume.number(directory);
+        log(self.kernel.inval_entry(INodeNo(number), OsStr::from_bytes(name.as_bytes())));
     }
 
     fn inode_changed(&self, number: Option<u64>) {
@@ -51,8 +90,7 @@ impl Teller {
     }
 
     fn entry_changed(&self, volume: &Volume, directory: InodeId, name: &Name) {
-        let number = volume.number(directory);
-        log(self.kernel.inval_entry(INodeNo(number), OsStr::from_bytes(name.as_bytes())));
+        self.forget_name(volume, directory, name);
         self.inode_changed(volume.changed_elsewhere(directory));
     }
 }

@@ -17,7 +17,8 @@ pub use table::MountEntry;
 pub use utab::Utab;
 
 use rustix::mount::{MountFlags, UnmountFlags};
-use std::ffi::CString;
+use std::collections::HashSet;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -191,6 +192,11 @@ pub fn at(path: &Path) -> io::Result<At> {
 /// All drives in the mount table.
 pub fn all() -> io::Result<Vec<MountEntry>> {
     Ok(table::read()?.into_iter().filter(|entry| entry.fs_type == FS_TYPE).collect())
+}
+
+/// The names of all places that something is mounted on, as far as this process sees, without what leads there.
+pub(crate) fn names_mounted_on() -> io::Result<HashSet<OsString>> {
+    Ok(table::names(&table::read()?))
 }
 
 /// Clears a drive that a process left behind when it died. True if there was one.

@@ -1,6 +1,7 @@
 //! The kernel's mount table, `/proc/self/mountinfo`: one line per mount,
 //! `id parent major:minor root path options [tags…] - type source super-options`, with blanks as `\040` and the like.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -28,6 +29,11 @@ pub struct MountEntry {
 /// All mounts this process sees, in the order in which they were made at each place.
 pub(super) fn read() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read(MOUNTINFO)?))
+}
+
+/// The names of all places that something is mounted on, without what leads there.
+pub(super) fn names(entries: &[MountEntry]) -> HashSet<OsString> {
+    entries.iter().filter_map(|entry| entry.path.file_name()).map(OsString::from).collect()
 }
 
 /// The mount that a walk to `path` ends in, if one begins exactly there: the last of those stacked on it.

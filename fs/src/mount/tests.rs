@@ -40,6 +40,15 @@ fn the_top_of_a_stack_counts() {
 }
 
 #[test]
+fn places_have_names() {
+    let names = table::names(&table::parse(SAMPLE));
+    for name in ["proc", "a b\\", "stack", "x"] {
+        assert!(names.contains(std::ffi::OsStr::new(name)), "{name}");
+    }
+    assert_eq!(names.len(), 5, "the root has none: {names:?}");
+}
+
+#[test]
 fn what_cannot_be_mounted_on_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let options = MountOptions::default();

@@ -48,7 +48,7 @@ impl Volume {
             .cache
             .transact(|tx| {
                 directory(tx, inode)?;
-                Ok((tx.parent(inode)?, entries(tx, inode, after, max)?))
+                Ok((tx.parent(inode)?, tx.read_names(inode, after.saturating_sub(PARENT_COOKIE), max)?))
             })
             .await?;
         let line = |cookie, name: &[u8], inode, kind| DirectoryLine {

@@ -192,6 +192,11 @@ impl Volume {
         self.nodes.changed_elsewhere(inode)
     }
 
+    /// True while a file of it is open.
+    pub fn is_open(&self, inode: InodeId) -> bool {
+        self.nodes.is_open(inode)
+    }
+
     /// Like [`changed_elsewhere`](Self::changed_elsewhere), for all inodes that are referenced.
     pub fn all_changed_elsewhere(&self) -> Vec<u64> {
         self.nodes.all_changed_elsewhere()

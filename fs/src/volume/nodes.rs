@@ -14,6 +14,9 @@ pub const ROOT_NUMBER: u64 = 1;
 /// Numbers below this are the root's or reserved.
 const FIRST_NUMBER: u64 = 2;
 
+/// Room for so many nodes is kept.
+const FEW_NODES: usize = 4_096;
+
 /// Numbers of referenced inodes.
 ///
 /// Invariant: `inodes` and `numbers` are inverse to each other, and hold exactly the root and what has references.
@@ -32,12 +35,20 @@ struct State {
 struct Node {
     inode: InodeId,
     references: u64,
+    /// What is to be known of few: the kernel may refer to very many.
+    more: Option<Box<More>>,
+}
+
+#[derive(Default)]
+struct More {
     /// Content changed elsewhere since the last open: copies in the kernel are of no use.
     stale: bool,
     /// An access that the cache has not been told of.
     access: Option<Timestamp>,
     /// Since when the kernel may have a copy of the listing.
     listed: Option<Instant>,
+    /// Open files.
+    opens: u32,
 }
 
 impl Nodes {
@@ -88,6 +99,7 @@ impl Nodes {
         if node.references == 0 {
             state.nodes.remove(&number);
             state.displaced.remove(&inode);
+            state.shrink();
         }
         taken
     }
@@ -102,34 +114,54 @@ impl Nodes {
 
     /// Notes an access that stays local until the inode changes otherwise.
     pub(super) fn access(&self, inode: InodeId, at: Timestamp) {
-        self.with(inode, |node| node.access = Some(at));
+        self.with(inode, |node| node.more().access = Some(at));
     }
 
     /// Forgets the local access: the caller set another access time.
     pub(super) fn clear_access(&self, inode: InodeId) {
-        self.with(inode, |node| node.access = None);
+        self.with(inode, |node| {
+            if let Some(more) = &mut node.more {
+                more.access = None;
+            }
+        });
     }
 
     /// The newest access time known.
     pub(super) fn merge_access(&self, inode: InodeId, attributes: &mut Attributes) {
-        if let Some(at) = self.with(inode, |node| node.access).flatten() {
+        if let Some(at) = self.with(inode, |node| node.more.as_ref()?.access).flatten() {
             attributes.atime = attributes.atime.max(at);
         }
     }
 
     /// True if copies of the content that the kernel has are good for another open.
     pub(super) fn open_keeps_copies(&self, inode: InodeId) -> bool {
-        self.with(inode, |node| !std::mem::take(&mut node.stale)).unwrap_or(false)
+        self.with(inode, |node| !node.take_stale()).unwrap_or(false)
+    }
+
+    /// Counts an open file.
+    pub(super) fn opened(&self, inode: InodeId) {
+        self.with(inode, |node| node.more().opens = node.more().opens.saturating_add(1));
+    }
+
+    /// An open file is closed.
+    pub(super) fn closed(&self, inode: InodeId) {
+        self.with(inode, |node| node.more().opens = node.more().opens.saturating_sub(1));
+    }
+
+    /// True while a file of it is open.
+    pub(super) fn is_open(&self, inode: InodeId) -> bool {
+        self.with(inode, |node| node.more.as_ref().is_some_and(|more| more.opens > 0)).unwrap_or(false)
     }
 
     /// True if a copy of a listing that the kernel has is good for another opening: nothing changed elsewhere, and it is not
     /// older than `most`. If not, the kernel is to list anew from now on.
     pub(super) fn open_keeps_listing(&self, inode: InodeId, now: Instant, most: Duration) -> bool {
         let keeps = self.with(inode, |node| {
-            let good = !std::mem::take(&mut node.stale)
-                && node.listed.is_some_and(|since| now.saturating_duration_since(since) <= most);
+            let more = node.more();
+            let good = !std::mem::take(&mut more.stale)
+                && more.listed.is_some_and(|since| now.saturating_duration_since(since) <= most);
             if !good {
-                node.listed = Some(now);
+                more.listed = Some(now);
             }
             good
         });
@@ -138,15 +170,15 @@ impl Nodes {
 
     pub(super) fn changed_elsewhere(&self, inode: InodeId) -> Option<u64> {
         self.with(inode, |node| {
-            node.stale = true;
-            node.access = None;
+            node.more().stale = true;
+            node.more().access = None;
         })?;
         Some(self.number(inode))
     }
 
     pub(super) fn all_changed_elsewhere(&self) -> Vec<u64> {
         let mut state = self.state.lock();
-        state.nodes.values_mut().for_each(|node| node.stale = true);
+        state.nodes.values_mut().for_each(|node| node.more().stale = true);
         state.nodes.keys().copied().collect()
     }
 
@@ -158,6 +190,13 @@ impl Nodes {
 }
 
 impl State {
+    /// Gives memory back once most of it is empty, after a listing of very many files.
+    fn shrink(&mut self) {
+        if self.nodes.capacity() > FEW_NODES && self.nodes.len() < self.nodes.capacity() / 8 {
+            self.nodes.shrink_to(self.nodes.len() * 2);
+        }
+    }
+
     fn number(&self, root: InodeId, inode: InodeId) -> u64 {
         if inode == root {
             return ROOT_NUMBER;
@@ -169,7 +208,15 @@ impl State {
 
 impl Node {
     fn new(inode: InodeId, references: u64) -> Self {
-        Self { inode, references, stale: false, access: None, listed: None }
+        Self { inode, references, more: None }
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    fn take_stale(&mut self) -> bool {
+        self.more.as_mut().is_some_and(|more| std::mem::take(&mut more.stale))
     }
 }
 

@@ -48,16 +48,19 @@ impl Volume {
 
     /// An open file is closed for good.
     pub fn release(&self, inode: InodeId, handle: u64) {
+        self.nodes.closed(inode);
         self.cache.release(inode, handle);
     }
 
     pub(super) fn opened(&self, inode: InodeId) -> Opened {
         let handle = self.handles.fetch_add(1, Ordering::Relaxed) + 1;
+        self.nodes.opened(inode);
         Opened { keep_copies: self.nodes.open_keeps_copies(inode), handle }
     }
 
     pub(super) fn opened_listing(&self, directory: InodeId, most: Duration) -> Opened {
         let handle = self.handles.fetch_add(1, Ordering::Relaxed) + 1;
+        self.nodes.opened(directory);
         Opened { keep_copies: self.nodes.open_keeps_listing(directory, Instant::now(), most), handle }
     }
 
