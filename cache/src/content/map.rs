@@ -523,12 +523,15 @@ mod tests {
         });
         content.present.insert(5..8);
         assert_eq!(content.parts(0..10), [Part::Hole(0..5), Part::Present(5..8), Part::Unknown(8..10)]);
-        let sealing = |range: Range<u64>| content.sealing(&range).into_iter().map(|(part, _)| part).collect::<Vec<_>>();
-        assert_eq!(
-            [sealing(7..9), sealing(0..5), sealing(8..9), sealing(0..9)],
-            [vec![7..8], vec![], vec![], vec![5..8]]
-        );
+        let sealing = |content: &Content, range: Range<u64>| -> Vec<(u64, u64)> {
+            content.sealing(&range).into_iter().map(|(part, _)| (part.start, part.end)).collect()
+        };
+        assert_eq!(sealing(&content, 0..9), [(5, 8)]);
+        assert_eq!(sealing(&content, 7..9), [(7, 8)]);
+        assert_eq!([sealing(&content, 0..5), sealing(&content, 8..9)], [vec![], vec![]]);
         content.frozen[0].saved.put(6, bytes::Bytes::from_static(b"x"));
-        assert_eq!(content.sealing(&(0..9)).into_iter().map(|(part, _)| part).collect::<Vec<_>>(), [5..6, 7..8]);
+        assert_eq!(sealing(&content, 0..9), [(5, 6), (7, 8)]);
+        content.generation = 1;
+        assert_eq!(sealing(&content, 0..9), [], "it is in another data file");
     }
 }
