@@ -7,7 +7,9 @@
 //!   removal here gives way;
 //! - of an inode that somebody else changed, attributes from here win; if content changed here too, the file keeps their
 //!   content, and ours becomes a copy beside it;
-//! - an inode that somebody else removed while it was changed here comes back.
+//! - an inode that somebody else removed while it was changed here comes back;
+//! - a directory that was moved here stays where the network has it, if somebody else moved it as well, or moved what it
+//!   would be in into it.
 //!
 //! No cut is taken meanwhile; writers go on. After a crash in between the batch is refused again and all begins anew: what is
 //! made before that one record (`copies`, `keep`) leaves no trace by itself.
@@ -15,6 +17,7 @@
 mod copies;
 mod keep;
 mod list;
+mod moves;
 
 pub(crate) use list::Copied;
 
@@ -29,12 +32,13 @@ use crate::shared::{Shared, State};
 use crate::tree::Tree;
 use crate::{Error, Invalidation, Name};
 use copies::Copies;
+use moves::{GivenUp, in_circle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
-use strewn_engine::bucket::{self, Inode, Kind, Operation, RangeChange, Refusal, Sealed};
+use strewn_engine::bucket::{self, Inode, Kind, Operation, PutInode, RangeChange, Refusal, Sealed};
 use strewn_engine::content::window;
 use strewn_engine::ids::{InodeId, MountId};
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -58,12 +62,39 @@ struct InodeFound {
     ours: Vec<Sealed>,
     /// Ranges that cuts changed.
     ranges: Vec<(Range<u64>, Fill)>,
+    /// Sizes that batches gave it, each with the number of ranges before: they cut off what was beyond without saying so.
+    sizes: Vec<(usize, u64)>,
+    /// Its content was changed here.
+    changed: bool,
     row: Option<Inode>,
     /// No cut puts it: only whether it exists matters.
     probe: bool,
 }
 
 impl InodeFound {
+    fn note_put(&mut self, put: &PutInode) {
+        self.ours.push(put.record.clone());
+        self.changed |= !put.ranges.is_empty() || !put.tags.is_empty();
+        self.sizes.push((self.ranges.len(), put.size));
+        self.ranges.extend(put.ranges.iter().flat_map(fills));
+    }
+
+    /// Adds what batches cut off of what the network has.
+    fn add_cut_off(&mut self) {
+        let Some(row) = self.row.as_ref().filter(|_| !self.is_foreign()) else { return };
+        let mut before = row.size;
+        let mut cut_off = Vec::new();
+        for (at, size) in self.sizes.drain(..) {
+            if size < before {
+                cut_off.push((at, size..before));
+            }
+            before = size;
+        }
+        for (at, range) in cut_off.into_iter().rev() {
+            self.ranges.insert(at, (range, Fill::Hole));
+        }
+    }
+
     /// Somebody else put the inode.
     fn is_foreign(&self) -> bool {
         !self.probe
@@ -101,6 +132,14 @@ struct Verdict {
     told: Vec<Invalidation>,
     /// Conflict names that are given already.
     taken: BTreeSet<(InodeId, Name)>,
+    /// Directories that stay where the network has them.
+    given_up: GivenUp,
+}
+
+/// What the network said to the oldest batch.
+struct Refused<'a> {
+    operation: &'a Operation,
+    reason: &'a Refusal,
 }
 
 impl Verdict {
@@ -111,20 +150,26 @@ impl Verdict {
 }
 
 impl Shared {
-    /// Deals with a refusal.
-    pub(crate) async fn resolve(self: &Arc<Self>, queued: &Arc<Queued>, reason: &Refusal) -> Result<(), Error> {
+    /// Deals with a refusal of one of the operations of a batch.
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        queued: &Arc<Queued>,
+        operation: usize,
+        reason: &Refusal,
+    ) -> Result<(), Error> {
         tracing::warn!("batch {} lost against another writer: {reason}", queued.commit.number);
-        self.take_apart(None, matches!(reason, Refusal::NotEmpty)).await
+        let refused = queued.commit.operations.get(operation).map(|operation| Refused { operation, reason });
+        self.take_apart(None, refused).await
     }
 
     /// Deals with a stream that is out of step: the batches go into a new one.
     pub(crate) async fn restart_stream(self: &Arc<Self>) -> Result<(), Error> {
-        self.take_apart(Some(MountId::from_bytes(draw()?)), false).await
+        self.take_apart(Some(MountId::from_bytes(draw()?)), None).await
     }
 
-    async fn take_apart(self: &Arc<Self>, stream: Option<MountId>, yield_directories: bool) -> Result<(), Error> {
+    async fn take_apart(self: &Arc<Self>, stream: Option<MountId>, refused: Option<Refused<'_>>) -> Result<(), Error> {
         self.state.lock().pipeline.resolving = true;
-        let mut result = self.try_take_apart(stream, yield_directories).await;
+        let mut result = self.try_take_apart(stream, refused).await;
         if result.is_ok() {
             // Else what is pending may be refused again for names that are here only.
             result = self.load_missed().await;
@@ -134,19 +179,24 @@ impl Shared {
         result
     }
 
-    async fn try_take_apart(self: &Arc<Self>, stream: Option<MountId>, yield_directories: bool) -> Result<(), Error> {
+    async fn try_take_apart(
+        self: &Arc<Self>,
+        stream: Option<MountId>,
+        refused: Option<Refused<'_>>,
+    ) -> Result<(), Error> {
         let mut way = self.on_the_way();
         self.bring_here(&way).await?;
         self.ask_all(&mut way).await?;
+        way.inodes.values_mut().for_each(InodeFound::add_cut_off);
         let mut copies = Copies::new(self);
-        for (inode, found) in way.inodes.iter().filter(|(_, found)| found.is_foreign() && !found.ranges.is_empty()) {
+        for (inode, found) in way.inodes.iter().filter(|(_, found)| found.is_foreign() && found.changed) {
             copies.copy(*inode, found).await?;
         }
         let _alone = self.gate.write().await;
         self.sync_way(&way).await?;
         let mut state = self.state.lock();
         self.log_way(&mut state, &way)?;
-        let result = self.put_on_ground(&mut state, way, &copies, stream, yield_directories);
+        let result = self.put_on_ground(&mut state, way, &copies, stream, refused);
         drop(state);
         result
     }
@@ -171,9 +221,16 @@ impl Shared {
             for inode in &cut.inodes {
                 let fresh = InodeFound { expected: inode.expected_version, ..InodeFound::default() };
                 let found = way.inodes.entry(inode.inode).or_insert(fresh);
+                found.changed |= !inode.ranges.is_empty();
                 found.ranges.extend(inode.ranges.iter().cloned());
             }
         }
+        for (inode, found) in &mut way.inodes {
+            // What no cut has taken goes as well if the content is somebody else's.
+            let content = state.tree.node(*inode).and_then(|node| node.content.as_deref());
+            found.changed |= content.is_some_and(|content| !content.dirty.is_empty());
+        }
+        way.add_moves(&state);
         // Directories that only names changed in, and what only got another name, may be gone.
         let named = way.names.keys().filter_map(|(directory, name)| state.tree.child_of(*directory, name));
         let concerned: Vec<InodeId> = way.names.keys().map(|(directory, _)| *directory).chain(named).collect();
@@ -201,10 +258,10 @@ impl Shared {
 
     async fn bring_range_here(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
         match self.prefetch(inode, range.clone(), Keep::Always).await {
-            Err(Error::Network(bucket::Error::NotFound(_))) => {}
+            Err(Error::Network(bucket::Error::NotFound(_)) | Error::Stale) => {}
             other => return other,
         }
-        // Somebody removed the file: what cuts took of it is still in sealed files.
+        // Somebody removed or replaced the file: what cuts took of it is still in sealed files.
         let Some(key) = self.state.lock().tree.node(inode).map(|node| node.key.clone()) else { return Ok(()) };
         for number in window::covering(range.clone()) {
             self.load_window(inode, &key, number, Gone::IsEmpty).await?;
@@ -239,11 +296,13 @@ impl Shared {
         way: OnTheWay,
         copies: &Copies<'_>,
         stream: Option<MountId>,
-        yield_directories: bool,
+        refused: Option<Refused<'_>>,
     ) -> Result<(), Error> {
+        let yield_directories = refused.as_ref().is_some_and(|refused| matches!(refused.reason, Refusal::NotEmpty));
+        let circular = refused.and_then(|refused| in_circle(state, refused.operation, refused.reason));
         let number = if stream.is_some() { 0 } else { way.number };
         let mount = stream.unwrap_or(state.pipeline.mount);
-        let mut verdict = Verdict::default();
+        let mut verdict = Verdict { given_up: way.given_up(state, circular), ..Verdict::default() };
         verdict.record.extend([Mutation::Uncut { from: way.first, number }, Mutation::Stream { mount, number }]);
         copies.name(state, &mut verdict);
         let mut lost = Vec::new();
@@ -269,7 +328,8 @@ impl Shared {
             let lost = child.is_some_and(|child| way.is_lost(state, child));
             self.settle_name(state, (*directory, name), found, (yield_directories, lost), &mut verdict);
         }
-        let Verdict { record, told, .. } = verdict;
+        let Verdict { mut record, told, given_up, .. } = verdict;
+        record.extend(given_up.iter().map(|inode| Mutation::Elsewhere { inode }));
         let record = state.tree.with_adoptions(record);
         let position = state.append(&self.journal, &record)?;
         state.pipeline.epoch += 1;
@@ -296,6 +356,10 @@ impl Shared {
             state.record(&self.journal, &counted)?;
         }
         way.inodes.keys().for_each(|inode| state.tree.doubt_names(*inode));
+        for inode in given_up.iter() {
+            state.tree.miss_inode(inode);
+            self.note_given_up(state, inode);
+        }
         told.into_iter().for_each(|invalidation| self.invalidate(invalidation));
         Ok(())
     }
@@ -319,21 +383,32 @@ impl Shared {
             return;
         }
         let kind = found.found.as_ref().map(|adopt| adopt.attributes.kind);
-        let yields = yield_directories && local != theirs && kind == Some(Kind::Directory);
+        let is_removed = |inode: InodeId| state.tree.name_of(inode).is_none();
+        let yields = yield_directories && kind == Some(Kind::Directory) && theirs.is_some_and(is_removed);
+        let goes = local.is_some_and(|local| verdict.given_up.contains(local));
+        let returns = theirs.is_some_and(|theirs| verdict.given_up.contains(theirs));
         let agreed = theirs == found.expected || theirs == local || theirs.is_none();
-        if agreed && !yields {
+        if theirs == local || (agreed && !yields && !goes && !returns) {
             return;
         }
         // Their name stays; ours goes beside it. Directories of the same name are both kept as well.
-        if let Some(adopt) = &found.found {
+        if let Some(adopt) = found.found.as_ref().filter(|_| !returns) {
             verdict.record.extend(adopt.before_entry());
         }
         verdict.entry(directory, name.clone(), local, theirs);
-        if let Some(local) = local.filter(|_| !lost) {
+        if let Some(local) = local.filter(|_| !lost && !goes) {
             let conflict = self.conflict_name(&state.tree, directory, name, &mut verdict.taken);
             self.note_conflict(directory, &conflict);
             verdict.entry(directory, conflict, None, Some(local));
         }
+    }
+
+    /// Counts a move that was given up.
+    fn note_given_up(&self, state: &State, inode: InodeId) {
+        let name = state.tree.name_of(inode).map_or_else(moved, |(_, name)| name);
+        tracing::warn!("conflict: the directory {name} was moved by somebody else too");
+        self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+        self.copied.note_directory(inode, &name);
     }
 
     /// Counts a conflict copy.
@@ -437,9 +512,7 @@ fn note_batch(way: &mut OnTheWay, state: &State, queued: &Queued) {
             }
             Operation::PutInode(put) => {
                 let fresh = InodeFound { expected: put.expected_version, ..InodeFound::default() };
-                let found = way.inodes.entry(put.inode).or_insert(fresh);
-                found.ours.push(put.record.clone());
-                found.ranges.extend(put.ranges.iter().flat_map(fills));
+                way.inodes.entry(put.inode).or_insert(fresh).note_put(put);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{Error, Invalidation, Name, Root};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use strewn_engine::bucket::{self, EncryptedName, Entry, Extents, Inode, Kind, MAX_PAGE, Operation, Timestamp};
+use strewn_engine::bucket::{self, EncryptedName, Entry, Extents, Inode, Kind, MAX_PAGE, Timestamp};
 use strewn_engine::content::{WINDOW, extent, window};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -297,7 +297,7 @@ impl Shared {
 
     /// Extents of the given windows as they are once the queued batches are applied, proven. Asks the network.
     ///
-    /// A file that somebody else removed is `gone`: an error, or as if it never had been, which is for what only concerns
+    /// A file that somebody else removed, or replaced while it was changed here, is `gone`: an error, or as if it never had been, which is for what only concerns
     /// what was changed here.
     pub(crate) async fn load_extents(
         &self,
@@ -307,11 +307,15 @@ impl Shared {
         gone: Gone,
     ) -> Result<Base, Error> {
         let mut empty = false;
+        let mut torn = false;
         for attempt in 0..MOST_ATTEMPTS {
             // What is known may be outdated by another mount, though it cannot be replaced as long as it is changed here.
-            match self.try_load_extents(inode, key, windows, attempt == 0, (gone, empty)).await {
-                Ok(Some(base)) => return Ok(base),
+            match self.try_load_extents(inode, key, windows, attempt == 0, empty).await {
+                Ok(Some(base)) => return Ok(Base { torn, ..base }),
                 Ok(None) => {}
+                Err(Error::Stale) if gone == Gone::IsEmpty && !torn && self.knows(inode) => {
+                    (empty, torn) = (true, true)
+                }
                 Err(Error::Network(bucket::Error::NotFound(_))) if gone == Gone::IsEmpty && !empty => empty = true,
                 Err(error) => return Err(error),
             }
@@ -326,7 +330,7 @@ impl Shared {
         key: &Key,
         windows: &BTreeSet<u64>,
         trust_known: bool,
-        (gone, empty): (Gone, bool),
+        empty: bool,
     ) -> Result<Option<Base>, Error> {
         let (left, epoch, known) = {
             let state = self.state.lock();
@@ -340,7 +344,7 @@ impl Shared {
             (true, _) => None,
             (false, Some(known)) => Some(known),
             (false, None) => match self.ask(self.bucket.inode(inode)).await {
-                Ok(row) if gone == Gone::IsAnError && self.is_foreign_base(inode, &row) => return Err(Error::Stale),
+                Ok(row) if self.is_foreign_base(inode, &row) => return Err(Error::Stale),
                 Ok(row) => {
                     let record = InodeKeys::new(key).open_record(&row)?;
                     shown = Some(row.record);
@@ -376,13 +380,17 @@ impl Shared {
         // Batches that were committed meanwhile count only if what was read is from before them.
         let (recent, queued) = (pipeline.recent.iter().map(|sent| &**sent), pipeline.queued.iter().map(|sent| &**sent));
         let puts = batch::puts_after(inode, (version, shown.as_ref()), recent, queued);
-        let Base { tags, windows: mut loaded } = base;
+        let Base { tags, windows: mut loaded, .. } = base;
         let renewed = |number: &u64| {
             let extents = loaded.remove(number).unwrap_or_default();
             (*number, batch::apply_puts(&puts, *number, extents))
         };
         let windows: BTreeMap<_, _> = windows.iter().map(renewed).collect();
-        Ok(Some(Base { tags: batch::apply_puts_to_tags(&puts, tags), windows }))
+        Ok(Some(Base { tags: batch::apply_puts_to_tags(&puts, tags), windows, torn: false }))
+    }
+
+    fn knows(&self, inode: InodeId) -> bool {
+        self.state.lock().tree.node(inode).is_some()
     }
 
     /// True if a queued batch puts the inode.
@@ -394,16 +402,17 @@ impl Shared {
     fn is_foreign_base(&self, inode: InodeId, row: &Inode) -> bool {
         let state = self.state.lock();
         let Some(node) = state.tree.node(inode).filter(|node| node.is_put()) else { return false };
-        let batches = state.pipeline.recent.iter().chain(&state.pipeline.queued);
-        let mut puts = batches.flat_map(|queued| &queued.commit.operations).filter_map(|operation| match operation {
-            Operation::PutInode(put) if put.inode == inode => Some(put),
-            _ => None,
-        });
+        let recent = state.pipeline.recent.iter().filter_map(|sent| sent.put_of(inode));
+        let queued = || state.pipeline.queued.iter().filter_map(|queued| queued.put_of(inode));
         let frozen = state.pipeline.drafts.iter().map(|(cut, _)| cut).chain(&state.pipeline.frozen);
-        let mut taken = frozen.flat_map(|cut| &cut.inodes).filter(|taken| taken.inode == inode);
-        row.version != node.version
-            && !puts.any(|put| put.expected_version == row.version || put.record == row.record)
-            && !taken.any(|taken| taken.expected_version == row.version)
+        let taken = frozen.flat_map(|cut| &cut.inodes).find(|taken| taken.inode == inode);
+        // The oldest change on its way was made on what the network has. A later one that bears a row's number is ours only if
+        // the row is as we put it: others give the same numbers.
+        let oldest = queued().map(|put| put.expected_version).chain(taken.map(|taken| taken.expected_version)).next();
+        let is_ours = recent.clone().chain(queued()).any(|put| put.record == row.record);
+        oldest.unwrap_or(node.version) != row.version
+            && !is_ours
+            && !recent.clone().any(|put| put.expected_version == row.version)
     }
 
     /// True if a queued batch creates the inode: the network does not know it yet.

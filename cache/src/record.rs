@@ -70,6 +70,8 @@ pub(crate) enum Mutation {
     Counted { inode: InodeId, content: [u8; 32], allocated: u64 },
     /// A file has so many names, as the network said or as names that were heard of show. None: it is gone.
     Links { inode: InodeId, links: u32 },
+    /// A directory that has no name here after this record has one on the network that is not known here.
+    Elsewhere { inode: InodeId },
 }
 
 /// How an inode is on the network.

@@ -164,7 +164,7 @@ impl Shared {
                     // Segments that waited for too long may have been collected: they are put again, then it is tried anew.
                     self.note_error(Error::Network(bucket::Error::Invalid(reason.to_string())));
                 }
-                self.resolve(queued, &reason).await?;
+                self.resolve(queued, operation as usize, &reason).await?;
                 self.pace_refusals(&reason)?;
                 Ok(false)
             }

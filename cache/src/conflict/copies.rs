@@ -5,28 +5,31 @@ use super::{COPY_STEP, InodeFound, Verdict};
 use crate::content::map::Fill;
 use crate::shared::{Shared, State};
 use crate::{Error, Name, Position, Transaction};
+use rangemap::RangeSet;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use strewn_engine::bucket;
 use strewn_engine::ids::InodeId;
+use strewn_engine::record::Attributes;
 
 /// Copies without names. Dropped, they are given up.
 pub(super) struct Copies<'a> {
     shared: &'a Arc<Shared>,
     /// The file, and its copy.
     copies: Vec<(InodeId, InodeId)>,
+    /// Copies that are not worth a name.
+    without: BTreeSet<InodeId>,
 }
 
 impl<'a> Copies<'a> {
     pub(super) fn new(shared: &'a Arc<Shared>) -> Self {
-        Self { shared, copies: Vec::new() }
+        Self { shared, copies: Vec::new(), without: BTreeSet::new() }
     }
 
     /// Copies a file as it is here, durably.
     pub(super) async fn copy(&mut self, inode: InodeId, found: &InodeFound) -> Result<(), Error> {
-        let Some(attributes) = self.shared.state.lock().tree.node(inode).map(|node| node.attributes.clone()) else {
-            return Ok(());
-        };
+        let Some((attributes, ours)) = self.ours(inode, found) else { return Ok(()) };
         let size = attributes.size;
         let copy = self.shared.transact(|tx| {
             let copy = tx.create(attributes.clone())?;
@@ -36,30 +39,48 @@ impl<'a> Copies<'a> {
         });
         let copy = copy.await?;
         self.copies.push((inode, copy));
-        let data = |(range, fill): &(Range<u64>, Fill)| (*fill == Fill::Data).then(|| range.clone());
-        let ours: rangemap::RangeSet<u64> = found.ranges.iter().filter_map(data).collect();
-        let mut at = 0;
+        let (mut at, mut whole) = (0, true);
         while at < size {
             let part = at..(at + COPY_STEP).min(size);
-            self.copy_part(inode, copy, part.clone(), &ours).await?;
+            whole &= self.copy_part(inode, copy, part.clone(), &ours).await?;
             at = part.end;
+        }
+        if !whole && ours.is_empty() {
+            // It was only cut off here, and what was left of it is not here: there is nothing to keep.
+            self.without.insert(copy);
+            return Ok(());
         }
         // The sealed files that held these bytes so far go with the cuts.
         self.shared.sync_data_file(copy).await
     }
 
+    /// A file's attributes, and the ranges that were written here.
+    fn ours(&self, inode: InodeId, found: &InodeFound) -> Option<(Attributes, RangeSet<u64>)> {
+        let state = self.shared.state.lock();
+        let node = state.tree.node(inode)?;
+        let dirty = node.content.as_deref().into_iter().flat_map(|content| content.dirty.iter());
+        let dirty = dirty.map(|(range, fill)| (range.clone(), *fill));
+        let data = |(range, fill): (Range<u64>, Fill)| (fill == Fill::Data).then_some(range);
+        let ours = found.ranges.iter().cloned().chain(dirty).filter_map(data).collect();
+        Some((node.attributes.clone(), ours))
+    }
+
+    /// Copies a stretch. False if some of it is nowhere any more.
     async fn copy_part(
         &self,
         inode: InodeId,
         copy: InodeId,
         part: Range<u64>,
-        ours: &rangemap::RangeSet<u64>,
-    ) -> Result<(), Error> {
+        ours: &RangeSet<u64>,
+    ) -> Result<bool, Error> {
         let shared = self.shared;
         match shared.read(inode, part.start, (part.end - part.start) as usize).await {
-            Ok(bytes) => drop(shared.write(copy, Position::At(part.start), &bytes, |_| {}).await?),
+            Ok(bytes) => {
+                shared.write(copy, Position::At(part.start), &bytes, |_| {}).await?;
+                Ok(true)
+            }
             // Not gone, only out of reach: the copy is made anew later.
-            Err(error @ Error::Network(bucket::Error::Unreachable(_))) => return Err(error),
+            Err(error @ Error::Network(bucket::Error::Unreachable(_))) => Err(error),
             // What was never changed here went with their change; what was changed here is here.
             Err(error) => {
                 tracing::warn!("a stretch of a conflict copy is gone from the network: {error}");
@@ -68,16 +89,16 @@ impl<'a> Copies<'a> {
                     let bytes = shared.read(inode, range.start, (range.end - range.start) as usize).await?;
                     shared.write(copy, Position::At(range.start), &bytes, |_| {}).await?;
                 }
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// Names the copies beside their files, in the record that takes the cuts apart; in the root if no name is known here, as
     /// after a restart. A file without any name needs no copy.
     pub(super) fn name(&self, state: &State, verdict: &mut Verdict) {
         for (inode, copy) in &self.copies {
-            if state.tree.node(*inode).is_none_or(|node| node.links == 0) {
+            if self.without.contains(copy) || state.tree.node(*inode).is_none_or(|node| node.links == 0) {
                 continue;
             }
             let unknown = || (state.tree.root, Name::new(inode.to_string().as_bytes()).expect("hexadecimal"));

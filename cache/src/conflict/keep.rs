@@ -70,6 +70,12 @@ impl Log<'_> {
             // The network has nothing of it any more: all that is here is to go there.
             content.present.overlapping(0..size).for_each(|range| pending.insert(range.clone(), Fill::Data));
         }
+        let end = pending.iter().map(|(range, _)| range.end).max().unwrap_or(0);
+        if end > size {
+            // What was cut off is to go from the network: as if it were cut off now.
+            self.push(Mutation::Resize { inode, size: end, anew: false }, 0)?;
+            self.push(Mutation::Resize { inode, size, anew: false }, 0)?;
+        }
         let clipped = |(range, fill): (Range<u64>, Fill)| (range.start..range.end.min(size), fill);
         let pending: Vec<_> = pending.into_iter().map(clipped).filter(|(range, _)| !range.is_empty()).collect();
         for (range, fill) in pending {

@@ -107,6 +107,9 @@ pub(crate) struct Content {
     pub(crate) tags: Option<BTreeMap<u64, WindowTag>>,
     /// True while the network (with the queued cuts) can have no extent of the file: nothing to load.
     pub(crate) local: bool,
+    /// Somebody else replaced what changes here were made on: the windows have those alone, and what is not in them is
+    /// no hole but lost.
+    pub(crate) torn: bool,
     /// Plaintext bytes of inline runs the file may refer to; `None` if unknown.
     pub(crate) inlined: Option<u64>,
     /// Changes with every batch made of the file, which changes its extents.
@@ -146,6 +149,7 @@ impl Content {
             windows: BTreeMap::new(),
             tags: None,
             local: false,
+            torn: false,
             inlined: None,
             batches: 0,
             written: 0,
@@ -187,18 +191,19 @@ impl Content {
         self.dirty = self.thawed(ranges, size);
     }
 
-    /// What is dirty once these ranges are dirty again; see [`Self::thaw`].
+    /// What is dirty once these ranges are dirty again; see [`Self::thaw`]. What was cut off beyond the end stays cut off.
     pub(crate) fn thawed(&self, ranges: Vec<(Range<u64>, Fill)>, size: u64) -> RangeMap<u64, Fill> {
         let mut thawed = RangeMap::new();
         let newer = self.dirty.iter().map(|(range, fill)| (range.clone(), *fill));
         for (range, fill) in ranges.into_iter().chain(newer) {
-            let range = range.start..range.end.min(size);
-            if range.is_empty() {
-                continue;
-            }
             match fill {
+                Fill::Hole if range.is_empty() => {}
                 Fill::Hole => thawed.insert(range, Fill::Hole),
                 Fill::Data => {
+                    let range = range.start..range.end.min(size);
+                    if range.is_empty() {
+                        continue;
+                    }
                     for part in self.present.overlapping(&range) {
                         thawed.insert(part.start.max(range.start)..part.end.min(range.end), Fill::Data);
                     }
@@ -301,17 +306,18 @@ impl Content {
         }
         let number = at / WINDOW;
         let end = end.min(number.saturating_add(1).saturating_mul(WINDOW));
+        let uncovered = if self.torn { Meaning::Unknown } else { Meaning::Hole };
         if let Some(tags) = &self.tags
             && !tags.contains_key(&number)
         {
-            return (Meaning::Hole, end);
+            return (uncovered, end);
         }
         let Some(window) = self.windows.get(&number) else { return (Meaning::Unknown, end) };
         let index = window.extents.partition_point(|extent| extent.end() <= at);
         match window.extents.get(index) {
             Some(extent) if extent.offset <= at => (Meaning::Remote(extent.clone()), end.min(extent.end())),
-            Some(extent) => (Meaning::Hole, end.min(extent.offset)),
-            None => (Meaning::Hole, end),
+            Some(extent) => (uncovered, end.min(extent.offset)),
+            None => (uncovered, end),
         }
     }
 
@@ -400,7 +406,7 @@ impl Content {
             }
             self.windows.insert(number, Window { extents });
         }
-        self.tags = Some(base.tags);
+        (self.tags, self.torn) = (Some(base.tags), base.torn);
     }
 
     /// Extents are to be loaded anew; if the network does not have the file, there is nothing to load.
@@ -410,6 +416,7 @@ impl Content {
             true => (Some(BTreeMap::new()), Some(0), true),
             false => (None, None, false),
         };
+        self.torn = false;
         self.batches += 1;
     }
 
@@ -423,7 +430,7 @@ impl Content {
         if let Some(extents) = renewed.windows.get(&0) {
             self.inlined = Some(inline_bytes(extents));
         }
-        self.tags = Some(renewed.tags.clone());
+        (self.tags, self.torn) = (Some(renewed.tags.clone()), renewed.torn);
         self.local = false;
         self.batches += 1;
     }

@@ -19,6 +19,8 @@ use strewn_engine::secret::Key;
 pub(crate) struct Base {
     pub(crate) tags: BTreeMap<u64, WindowTag>,
     pub(crate) windows: BTreeMap<u64, Vec<Extent>>,
+    /// Somebody else replaced the file: these are the changes of queued batches alone.
+    pub(crate) torn: bool,
 }
 
 /// The extents of a file after a cut.
@@ -30,6 +32,8 @@ pub(crate) struct Renewed {
     pub(crate) windows: BTreeMap<u64, Vec<Extent>>,
     /// What its record is to say of it.
     pub(crate) digest: Digest,
+    /// As of its base.
+    pub(crate) torn: bool,
 }
 
 /// A batch that is ready to be sent, as it is kept on disk.
@@ -60,6 +64,14 @@ impl Queued {
         self.commit.operations.iter().filter_map(|operation| match operation {
             Operation::PutInode(put) => Some(put.inode),
             Operation::SetEntry(_) => None,
+        })
+    }
+
+    /// What it puts of an inode.
+    pub(crate) fn put_of(&self, inode: InodeId) -> Option<&PutInode> {
+        self.commit.operations.iter().find_map(|operation| match operation {
+            Operation::PutInode(put) if put.inode == inode => Some(put),
+            _ => None,
         })
     }
 
@@ -112,7 +124,7 @@ pub(crate) fn renew(
     before: Option<u64>,
 ) -> Renewed {
     let size = inode.attributes.size;
-    let Base { mut tags, windows } = base;
+    let Base { mut tags, windows, torn } = base;
     // Windows beyond the end go with their extents.
     let dropped = tags.split_off(&size.div_ceil(WINDOW));
     let gone =
@@ -139,7 +151,7 @@ pub(crate) fn renew(
     let whole = || tags.keys().all(|number| after.contains_key(number)).then_some(now);
     let allocated = counted().or_else(whole).filter(|bytes| *bytes <= size);
     let digest = Digest { hash: window::content_hash(&list), allocated };
-    Renewed { inode: inode.inode, tags, windows: after, digest }
+    Renewed { inode: inode.inode, tags, windows: after, digest, torn }
 }
 
 /// The part of a change within one window.

@@ -307,7 +307,7 @@ impl Shared {
         let state = self.state.lock();
         let content = state.tree.node(inode)?.content.as_deref()?;
         let tags = content.tags.clone()?;
-        let mut known = Base { tags, windows: Default::default() };
+        let mut known = Base { tags, windows: Default::default(), torn: content.torn };
         for number in windows {
             let extents = match content.windows.get(number) {
                 Some(window) => window.extents.clone(),

@@ -117,6 +117,10 @@ impl Tree {
                 self.set_allocated(*inode, *content, *allocated);
                 Ok(())
             }
+            Mutation::Elsewhere { inode } => {
+                self.note_elsewhere(*inode);
+                Ok(())
+            }
             Mutation::Freeze { .. }
             | Mutation::Cut { .. }
             | Mutation::Committed { .. }
@@ -209,6 +213,13 @@ impl Tree {
         self.settle_names(inode);
     }
 
+    /// A directory that lost its name here is somewhere else on the network.
+    pub(super) fn note_elsewhere(&mut self, inode: InodeId) {
+        if let Some(node) = self.nodes.get_mut(&inode).filter(|node| node.is_directory()) {
+            node.elsewhere = node.names.is_empty();
+        }
+    }
+
     /// A file has at least the names that are known of it: rows of the network may have counted fewer.
     fn count_known_names(&mut self, inode: InodeId) {
         if let Some(links) = self.uncounted_links(inode)
@@ -229,9 +240,14 @@ impl Tree {
         let kind_of = |inode: InodeId| self.nodes.get(&inode).map(|node| (inode, node.kind())).ok_or(UNKNOWN);
         let before = previous.map(kind_of).transpose()?;
         let after = child.map(kind_of).transpose()?;
-        if self.entries_mut(directory)?.slot(name).is_none() {
+        let known = self.entries_mut(directory)?.slot(name).map(|slot| slot.child);
+        if known.is_none() {
             // Replay: the journal says what was here.
             self.set_slot(directory, name, before)?;
+        }
+        if let Some((inode, Kind::Directory)) = before.filter(|before| known != Some(Some(*before))) {
+            // Others had moved it there, which is in no record.
+            self.attach(directory, name, inode);
         }
         let slot = self.set_slot(directory, name, after)?;
         let differed = slot.base().is_some();
@@ -261,7 +277,7 @@ impl Tree {
         }
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         node.names.retain(|(parent, known)| *parent != directory || known != name);
-        node.renamed = true;
+        (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_sub(1);
         }
@@ -275,8 +291,12 @@ impl Tree {
             parent.renamed = true;
         }
         let Some(node) = self.nodes.get_mut(&inode) else { return };
+        if kind == Kind::Directory {
+            // It has one; another one that is known was before others moved it.
+            node.names.clear();
+        }
         node.add_name(directory, name);
-        node.renamed = true;
+        (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_add(1);
         }

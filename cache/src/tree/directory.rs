@@ -94,6 +94,8 @@ pub(crate) struct Directory {
     pub(crate) misses: u32,
     /// Slots with a `base`.
     pub(crate) changed: usize,
+    /// Names of directories.
+    subdirectories: u32,
 }
 
 impl Directory {
@@ -135,6 +137,8 @@ impl Directory {
         let slot = &mut self.lines[at].slot;
         self.live += usize::from(child.is_some());
         self.live -= usize::from(slot.child.is_some());
+        self.subdirectories += u32::from(is_directory(child));
+        self.subdirectories -= u32::from(is_directory(slot.child));
         slot.child = child;
         slot
     }
@@ -144,7 +148,13 @@ impl Directory {
         if let Some(at) = self.find(name) {
             let slot = self.vacate(at);
             self.live -= usize::from(slot.child.is_some());
+            self.subdirectories -= u32::from(is_directory(slot.child));
         }
+    }
+
+    /// Names that name directories.
+    pub(crate) fn subdirectories(&self) -> u32 {
+        self.subdirectories
     }
 
     /// Names that name something.
@@ -239,6 +249,10 @@ impl Directory {
         self.places = HashTable::with_capacity(self.lines.len());
         (0..self.lines.len()).for_each(|at| self.note_place(at));
     }
+}
+
+fn is_directory(child: Option<(InodeId, Kind)>) -> bool {
+    matches!(child, Some((_, Kind::Directory)))
 }
 
 #[cfg(test)]

@@ -101,6 +101,9 @@ impl Tree {
             return Taken::Nothing;
         }
         let before = known.as_ref().and_then(|slot| slot.child).filter(|before| Some(*before) != after);
+        if self.is_held_off(directory, &loaded.name, before.map(|(inode, _)| inode), after) {
+            return Taken::Nothing;
+        }
         match (before, &loaded.before) {
             (Some((inode, _)), Before::Unknown) if self.is_needed(inode) => return Taken::Ask,
             (Some((inode, _)), Before::Gone) if self.would_strand(directory, inode, loaded) => return Taken::Clash,
@@ -150,12 +153,33 @@ impl Tree {
 
     /// True if a node, or one below it, is changed here or referred to.
     fn is_in_use(&self, inode: InodeId) -> bool {
-        let Some(node) = self.nodes.get(&inode) else { return false };
-        let mut below = node.directory.as_deref().into_iter().flat_map(|entries| entries.slots());
-        node.pins > 0
-            || node.dirty.is_some()
-            || node.cut != 0
-            || below.any(|(_, slot)| slot.is_local() || slot.child.is_some_and(|(child, _)| self.is_in_use(child)))
+        self.any_below(inode, |node| node.pins > 0 || node.dirty.is_some() || node.cut != 0)
+    }
+
+    /// True if this holds of a node or one below it, or a name in one of them differs from the network.
+    fn any_below(&self, inode: InodeId, holds: impl Fn(&Node) -> bool) -> bool {
+        let (mut open, mut seen) = (vec![inode], HashSet::new());
+        while let Some(inode) = open.pop() {
+            let Some(node) = self.nodes.get(&inode) else { continue };
+            if holds(node) {
+                return true;
+            }
+            let Some(entries) = node.directory.as_deref().filter(|_| seen.insert(inode)) else { continue };
+            for (name, slot) in entries.slots() {
+                if slot.is_local() {
+                    return true;
+                }
+                // A directory that others moved is named twice until all of that was heard, even by what it is in.
+                open.extend(slot.child.map(|(child, _)| child).filter(|child| self.is_place(inode, name, *child)));
+            }
+        }
+        false
+    }
+
+    /// True unless something else is known to be the place of a directory.
+    fn is_place(&self, directory: InodeId, name: &Name, child: InodeId) -> bool {
+        let is_here = |(at, known): &(InodeId, Name)| *at == directory && known == name;
+        self.nodes.get(&child).is_some_and(|node| !node.is_directory() || node.names.iter().any(is_here))
     }
 
     /// Ends a listing that began with `ticket`: what it did not show is not there. Names that have to be asked for one by one,
@@ -189,6 +213,7 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&adopt.inode) else {
             let node = Node { names: Vec::new(), ..Node::known(adopt) };
             self.nodes.insert(adopt.inode, node);
+            self.recount_known(adopt.inode);
             self.attach_warm(adopt.inode);
             self.touch(adopt.inode);
             return false;
@@ -218,16 +243,36 @@ impl Tree {
         true
     }
 
+    /// Something that was forgotten is known again: names of it that went here meanwhile are still counted by the network.
+    fn recount_known(&mut self, inode: InodeId) {
+        let is_linked = |node: &&Node| !node.is_directory() && node.links > 1;
+        let Some(links) = self.nodes.get(&inode).filter(is_linked).map(|node| node.links) else { return };
+        let pending = self.changed_links(inode);
+        // Whether a cut took one of them is not known any more: it is asked again once the network has that.
+        let cut = self.in_cuts.keys().next_back().copied();
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            (node.links, node.renamed) = (links.saturating_add_signed(pending), pending != 0);
+            node.cut = cut.unwrap_or(0);
+        }
+        if let Some(cut) = cut {
+            self.in_cut(cut).inodes.push(inode);
+            self.miss_inode(inode);
+        }
+    }
+
     /// How many more names a file has here than on the network.
     pub(crate) fn pending_links(&self, inode: InodeId) -> i32 {
-        let Some(node) = self.nodes.get(&inode).filter(|node| node.renamed) else { return 0 };
+        let renamed = self.nodes.get(&inode).is_some_and(|node| node.renamed && !node.is_directory());
+        if renamed { self.changed_links(inode) } else { 0 }
+    }
+
+    fn changed_links(&self, inode: InodeId) -> i32 {
         let names = self.changed_names.values().filter_map(|(directory, name)| {
             let slot = self.nodes.get(directory)?.directory.as_deref()?.slot(name)?;
             Some((slot.child, slot.base()?.0))
         });
-        let is_directory = node.is_directory();
         let mut pending = 0;
-        for (child, base) in names.filter(|_| !is_directory) {
+        for (child, base) in names {
             pending += i32::from(child.is_some_and(|(child, _)| child == inode)) - i32::from(base == Some(inode));
         }
         pending
@@ -259,6 +304,7 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         if node.is_directory() {
             node.names.clear();
+            node.elsewhere = false;
         }
         if !node.names.iter().any(|(parent, known)| *parent == directory && known == name) {
             node.add_name(directory, name);
@@ -268,7 +314,10 @@ impl Tree {
     /// A name went on the network: the node goes too, unless something here still needs it or it is `elsewhere`.
     fn detach(&mut self, directory: InodeId, name: &Name, inode: InodeId, elsewhere: bool) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
+        let before = node.names.len();
         node.names.retain(|(parent, known)| *parent != directory || known != name);
+        let was_elsewhere = node.is_directory() && node.names.len() == before;
+        node.elsewhere |= elsewhere && node.is_directory() && node.names.is_empty();
         if node.is_local() {
             // How many names are left is asked when it is not changed here any more.
             self.miss_inode(inode);
@@ -279,7 +328,7 @@ impl Tree {
             // Still open here: it goes on without a name, as if it had been removed here.
             node.orphan = node.links == 0 && node.pins > 0;
         }
-        if node.names.is_empty() && !self.is_in_use(inode) {
+        if node.names.is_empty() && !was_elsewhere && !self.is_in_use(inode) {
             self.drop_clean(inode);
         }
     }
@@ -301,12 +350,6 @@ impl Tree {
 
     /// True if something in a node, or below it, waits for the network.
     pub(crate) fn has_changes(&self, inode: InodeId) -> bool {
-        let Some(node) = self.nodes.get(&inode) else { return false };
-        let below = node.directory.as_deref().into_iter().flat_map(|entries| entries.slots());
-        node.dirty.is_some()
-            || node.cut != 0
-            || below
-                .into_iter()
-                .any(|(_, slot)| slot.is_local() || slot.child.is_some_and(|(child, _)| self.has_changes(child)))
+        self.any_below(inode, |node| node.dirty.is_some() || node.cut != 0)
     }
 }

@@ -165,8 +165,8 @@ impl Tree {
         let node = self.nodes.get(&inode)?;
         Some(match node.is_directory() {
             false => node.links,
-            true if node.names.is_empty() && inode != self.root => 0,
-            true => node.links.saturating_add(2),
+            true if node.names.is_empty() && inode != self.root && !node.elsewhere => 0,
+            true => node.subdirectories().saturating_add(2),
         })
     }
 

@@ -5,10 +5,11 @@
 //! are not taken in either, as local changes win; if they differ they are *missed*, and loaded again once the local change
 //! is on the network or gone.
 
-use super::Tree;
+use super::{Slot, Tree};
 use crate::Name;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
 
 /// What is known of changes elsewhere.
@@ -21,6 +22,17 @@ pub(crate) struct News {
     missed_names: BTreeSet<(InodeId, Name)>,
     missed_inodes: BTreeSet<InodeId>,
     missed_listings: BTreeSet<InodeId>,
+    /// Names whose rows wait for a directory that was moved here.
+    held_off: BTreeMap<(InodeId, Name), HeldOff>,
+}
+
+/// A row that has to wait.
+#[derive(Debug)]
+struct HeldOff {
+    /// The directory that it names on the network.
+    child: Option<InodeId>,
+    /// Until this one is no longer moved here.
+    by: InodeId,
 }
 
 /// What is to be loaded again.
@@ -89,6 +101,63 @@ impl Tree {
         self.news.missed_inodes.insert(inode);
     }
 
+    /// True if a row has to wait until what was moved here is on the network, or back: it names a directory that was moved
+    /// here, or one that something was moved into that it would be in, or takes the name of such a directory.
+    pub(super) fn is_held_off(
+        &mut self,
+        directory: InodeId,
+        name: &Name,
+        before: Option<InodeId>,
+        after: Option<(InodeId, Kind)>,
+    ) -> bool {
+        let child = after.filter(|(_, kind)| *kind == Kind::Directory).map(|(child, _)| child);
+        let place = (directory, name.clone());
+        self.news.held_off.remove(&place);
+        let by = child.and_then(|child| self.moved_here(&place, child)).or_else(|| {
+            let waits = |held: &&HeldOff| before.is_some() && held.child == before;
+            self.news.held_off.values().find(waits).map(|held| held.by)
+        });
+        let Some(by) = by else { return false };
+        self.news.held_off.insert(place, HeldOff { child, by });
+        if self.entries_mut(directory).is_ok_and(|entries| entries.slot(name).is_none()) {
+            // It was there a moment ago.
+            let _ = self.set_slot(directory, name, None);
+        }
+        true
+    }
+
+    /// What was moved here, if a directory cannot have a place because of that.
+    fn moved_here(&self, place: &(InodeId, Name), child: InodeId) -> Option<InodeId> {
+        let names = self.nodes.get(&child).map_or(&[][..], |node| &node.names);
+        if !names.contains(place) && self.is_moved(child) {
+            return Some(child);
+        }
+        let (mut at, mut moved, mut passed) = (place.0, None, BTreeSet::new());
+        while at != child {
+            if moved.is_none() && self.is_moved(at) {
+                moved = Some(at);
+            }
+            if !passed.insert(at) {
+                return None;
+            }
+            at = self.nodes.get(&at)?.names.first()?.0;
+        }
+        moved.or_else(|| self.is_moved(child).then_some(child))
+    }
+
+    /// True of a directory whose place here is not known to be on the network.
+    fn is_moved(&self, inode: InodeId) -> bool {
+        let Some(node) = self.nodes.get(&inode) else { return false };
+        let slot = |directory, name| self.nodes.get(directory)?.directory.as_deref()?.slot(name);
+        let is_here = |slot: &Slot| slot.is_local() && slot.child.is_some_and(|(child, _)| child == inode);
+        node.names.iter().any(|(directory, name)| slot(directory, name).is_some_and(is_here))
+    }
+
+    /// True if a row does not have to wait any more.
+    fn waits_no_more(&self, held: &HeldOff) -> bool {
+        !self.is_moved(held.by)
+    }
+
     /// Names of an inode that are not changed here may have changed on the network.
     pub(crate) fn doubt_names(&mut self, inode: InodeId) {
         let Some(node) = self.nodes.get(&inode).filter(|node| !node.is_directory()) else { return };
@@ -121,7 +190,14 @@ impl Tree {
     pub(crate) fn take_missed(&mut self) -> Missed {
         let listings = std::mem::take(&mut self.news.missed_listings);
         let listings = listings.into_iter().filter(|directory| self.nodes.contains_key(directory)).collect();
-        let missed = std::mem::take(&mut self.news.missed_names);
+        let mut missed = std::mem::take(&mut self.news.missed_names);
+        let held_off = std::mem::take(&mut self.news.held_off);
+        for (place, held) in held_off {
+            match self.waits_no_more(&held) {
+                true => drop(missed.insert(place)),
+                false => drop(self.news.held_off.insert(place, held)),
+            }
+        }
         let mut names: Vec<(InodeId, Vec<Name>)> = Vec::new();
         for (directory, name) in missed {
             let slot = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()?.slot(&name));
@@ -169,9 +245,9 @@ impl Tree {
 
     /// All that was missed, whether it can be taken in now or not.
     pub(crate) fn missed(&self) -> AllMissed {
-        let News { missed_names, missed_inodes, missed_listings, .. } = &self.news;
+        let News { missed_names, missed_inodes, missed_listings, held_off, .. } = &self.news;
         AllMissed {
-            names: missed_names.iter().cloned().collect(),
+            names: missed_names.iter().chain(held_off.keys()).cloned().collect(),
             inodes: missed_inodes.iter().copied().collect(),
             listings: missed_listings.iter().copied().collect(),
         }
@@ -196,6 +272,7 @@ impl Tree {
             |inode: &InodeId| self.nodes.get(inode).is_none_or(|node| !node.is_put() && node.cut == 0 && !node.orphan);
         let slot = |directory, name| self.nodes.get(directory).and_then(|node| node.directory.as_deref()?.slot(name));
         !self.news.missed_listings.is_empty()
+            || self.news.held_off.values().any(|held| self.waits_no_more(held))
             || self.news.missed_inodes.iter().any(is_clean)
             || self.news.missed_names.iter().any(|(at, name)| slot(at, name).is_none_or(|slot| !slot.is_local()))
     }

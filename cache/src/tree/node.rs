@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) renamed: bool,
     /// It has no name: the network is not to have it.
     pub(crate) orphan: bool,
+    /// A directory that has no name here and one on the network that is not known.
+    pub(crate) elsewhere: bool,
     /// Open handles and kernel references.
     pub(crate) pins: u64,
     /// The journal knows it.
@@ -89,6 +91,7 @@ impl Node {
             put: 0,
             renamed: false,
             orphan: false,
+            elsewhere: false,
             pins: 0,
             journaled: false,
             names: Vec::new(),
@@ -128,6 +131,12 @@ impl Node {
     /// True for directories.
     pub(crate) fn is_directory(&self) -> bool {
         self.kind() == Kind::Directory
+    }
+
+    /// Subdirectories of a directory: counted if all its names are known, else as many as the network and changes here tell.
+    pub(crate) fn subdirectories(&self) -> u32 {
+        let counted = self.directory.as_deref().filter(|entries| entries.complete).map(Directory::subdirectories);
+        counted.unwrap_or(self.links)
     }
 
     /// What the journal has to know to refer to it, but for a name.

@@ -81,6 +81,8 @@ impl Tree {
         self.adopt(&state.adopt)?;
         let node = self.nodes.get_mut(&inode).ok_or(Misfit("a node of the snapshot"))?;
         (node.cut, node.put) = (state.cut, state.cut);
+        // Its name, if it has one that is known, follows.
+        node.elsewhere = node.is_directory() && state.adopt.version > 0 && state.adopt.name.is_none();
         if let Some(directory) = node.directory.as_deref_mut() {
             directory.complete = state.complete;
         }
@@ -139,6 +141,7 @@ impl Tree {
             && !node.names.iter().any(|(parent, known)| *parent == directory && known == name)
         {
             node.add_name(directory, name);
+            node.elsewhere = false;
         }
         if cut != 0 {
             self.in_cut(cut).names.push((directory, name.clone()));

@@ -115,7 +115,10 @@ impl<'a> Transaction<'a> {
     /// Names of a non-directory; 2 + subdirectories of a directory; 0 of an orphan.
     pub fn nlink(&self, inode: InodeId) -> Result<u32, Stop> {
         let (mut names, mut subdirectories) = match self.tree.node(inode) {
-            Some(node) if node.is_directory() => (node.names.len() as i64, i64::from(node.links)),
+            Some(node) if node.is_directory() => {
+                let named = !node.names.is_empty() || node.elsewhere;
+                (i64::from(named), i64::from(node.subdirectories()))
+            }
             Some(node) => (i64::from(node.links), 0),
             None if self.created.iter().any(|(created, _)| *created == inode) => (0, 0),
             None => return Err(Stop::Stale),
@@ -197,7 +200,8 @@ impl<'a> Transaction<'a> {
         if directory == self.tree.root {
             return Ok(directory);
         }
-        Ok(self.node(directory)?.names.first().map_or(directory, |(parent, _)| *parent))
+        self.node(directory)?;
+        Ok(self.tree.name_of(directory).map_or(directory, |(parent, _)| parent))
     }
 
     /// True if open handles or kernel references pin the inode.

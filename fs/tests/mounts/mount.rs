@@ -10,10 +10,10 @@ use strewn_cache::disk::MemoryDisk;
 use strewn_cache::journal::BootId;
 use strewn_cache::{Cache, Options, Root};
 use strewn_engine::bucket::memory::MemoryBucket;
-use strewn_engine::bucket::{BucketService, Kind};
+use strewn_engine::bucket::{BucketService, Entry, Kind};
 use strewn_engine::ids::InodeId;
 use strewn_fs::Volume;
-use strewn_fs::volume::path::Paths;
+use strewn_fs::volume::path::{Last, Paths};
 
 /// What a path shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -154,6 +154,37 @@ pub(crate) async fn view(volume: &Arc<Volume>) -> View {
         }
     }
     view
+}
+
+/// Everything has as many links as it has names.
+pub(crate) async fn check_links(host: &str, volume: &Arc<Volume>) {
+    let view = view(volume).await;
+    let paths = Paths::new(volume.clone(), ROOT);
+    let inside = |path: &str, below: &str| below.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
+    for (path, seen) in &view {
+        let names = match seen.content {
+            Some(_) => view.values().filter(|other| other.inode == seen.inode).count(),
+            None => 2 + view.iter().filter(|(below, seen)| seen.content.is_none() && inside(path, below)).count(),
+        };
+        let stat = paths.stat(path.as_bytes(), Last::Keep).await.expect("it is there");
+        assert_eq!(stat.nlink as usize, names, "{host}: links of {path}:\n{}", show(&view));
+    }
+}
+
+/// The bucket counts as many names of everything as it has, and keeps nothing without one.
+pub(crate) fn check_counts(bucket: &MemoryBucket) {
+    let snapshot = bucket.snapshot();
+    for row in &snapshot.inodes {
+        let names = snapshot.entries.iter().filter(|entry| entry.child == row.inode.inode).count();
+        let below = |entry: &&Entry| entry.parent == row.inode.inode && entry.kind == Kind::Directory;
+        match row.inode.kind {
+            Kind::Directory => {
+                assert_eq!(row.inode.nlink as usize, 2 + snapshot.entries.iter().filter(below).count());
+                assert_eq!(names, usize::from(row.inode.inode != ROOT_INODE), "names of a directory");
+            }
+            _ => assert!(names > 0 && row.inode.nlink as usize == names, "{names} names of a file"),
+        }
+    }
 }
 
 /// A view for people.

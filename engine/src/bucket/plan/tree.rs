@@ -161,8 +161,8 @@ impl<'a, R: Rows> Tree<'a, R> {
     /// that one finds it; else all its directories are new, so a walk from a new one may stop at the first old one.
     pub(super) fn check_cycles(&mut self) -> Checked<R> {
         let mut walk = Walk { moved: HashMap::new(), rooted: HashSet::from([self.root]), anchored: HashSet::new() };
-        for (_, set, target) in directory_targets(self.commit) {
-            walk.moved.insert(target.child, set.parent);
+        for (index, set, target) in directory_targets(self.commit) {
+            walk.moved.insert(target.child, (index, set.parent));
         }
         for (index, _, target) in directory_targets(self.commit) {
             match self.node(target.child)?.before {
@@ -178,15 +178,37 @@ impl<'a, R: Rows> Tree<'a, R> {
         let mut at = start;
         while !walk.rooted.contains(&at) {
             if !path.insert(at) {
-                return Err(Stop::Refused(index, Refusal::Cycle));
+                let move_in_it = self.move_in_cycle(at, walk)?;
+                return Err(Stop::Refused(move_in_it.unwrap_or(index), Refusal::Cycle));
             }
-            at = match walk.moved.get(&at) {
-                Some(parent) => *parent,
-                None => self.rows.parent(at)?.ok_or(Stop::Refused(index, Refusal::NoDirectory))?,
-            };
+            at = self.parent_after(at, walk)?.ok_or(Stop::Refused(index, Refusal::NoDirectory))?;
         }
         walk.rooted.extend(path);
         Ok(())
+    }
+
+    /// The operation that moved a directory of the cycle that `start` is on: who sent it can give up that move.
+    fn move_in_cycle(&mut self, start: InodeId, walk: &Walk) -> Checked<R, Option<usize>> {
+        let mut at = start;
+        loop {
+            if let Some((index, _)) = walk.moved.get(&at)
+                && self.node(at)?.before.is_some()
+            {
+                return Ok(Some(*index));
+            }
+            match self.parent_after(at, walk)? {
+                Some(parent) if parent != start => at = parent,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The directory that holds a directory once the batch is applied.
+    fn parent_after(&mut self, directory: InodeId, walk: &Walk) -> Checked<R, Option<InodeId>> {
+        match walk.moved.get(&directory) {
+            Some((_, parent)) => Ok(Some(*parent)),
+            None => Ok(self.rows.parent(directory)?),
+        }
     }
 
     fn walk_to_old(&mut self, index: usize, start: InodeId, walk: &mut Walk) -> Checked<R> {
@@ -196,7 +218,7 @@ impl<'a, R: Rows> Tree<'a, R> {
             if !path.insert(at) {
                 return Err(Stop::Refused(index, Refusal::Cycle));
             }
-            at = *walk.moved.get(&at).ok_or(Stop::Refused(index, Refusal::NoDirectory))?;
+            (_, at) = *walk.moved.get(&at).ok_or(Stop::Refused(index, Refusal::NoDirectory))?;
         }
         walk.anchored.extend(path);
         Ok(())
@@ -264,8 +286,8 @@ impl<'a, R: Rows> Tree<'a, R> {
 
 /// What the walks of one batch know already, so that each directory is passed once.
 struct Walk {
-    /// Directories with the parent that the batch gives them.
-    moved: HashMap<InodeId, InodeId>,
+    /// Directories with the operation and the parent that the batch gives them.
+    moved: HashMap<InodeId, (usize, InodeId)>,
     /// Directories that lead to the root.
     rooted: HashSet<InodeId>,
     /// New directories that lead to one that existed before.
