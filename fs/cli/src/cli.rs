@@ -47,7 +47,22 @@ enum Command {
     Node(commands::node::Node),
 }
 
+/// By how much a mount's background yields: it gets about a quarter of a processor that somebody else wants as well.
+const MOUNT_YIELDS: i32 = 5;
+/// By how much the peers of a local network yield, who stand for machines elsewhere: about a tenth.
+const LOCAL_YIELDS: i32 = 10;
+
 impl Cli {
+    /// By how much the niceness of the command's background threads is higher than that of its first one. Those that answer the
+    /// kernel are not among them.
+    pub(crate) fn yields(&self) -> Option<i32> {
+        match &self.command {
+            Command::Mount(_) => Some(MOUNT_YIELDS),
+            Command::Local(_) => Some(LOCAL_YIELDS),
+            _ => None,
+        }
+    }
+
     /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         match self.command {

@@ -45,7 +45,15 @@ fn run() -> Outcome {
     }
     let cli = cli::Cli::parse_from(helpers::arguments(std::env::args_os())?);
     log::start(&cli.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(yields) = cli.yields() {
+        // Threads of their own (for the kernel's requests, a mount's process) start from this one, which stays as it is.
+        runtime.on_thread_start(move || {
+            // Whoever may not be nicer is as nice as before.
+            let _ = rustix::process::nice(yields);
+        });
+    }
+    let runtime = runtime.enable_all().build().context("starting the runtime")?;
     let outcome = runtime.block_on(cli.run());
     // What is still running in the background has been told to stop or may be dropped: nothing acknowledged depends on it.
     runtime.shutdown_background();

@@ -19,7 +19,7 @@ use std::time::Duration;
 use strewn_cache::{Cache, Options, Status};
 use strewn_fs::mount::{MountOptions, MountPoint, mount};
 use strewn_fs::volume::{Promises, Shown};
-use strewn_fs::{Drive, Volume};
+use strewn_fs::{Drive, Volume, fuse};
 use tokio::sync::mpsc;
 
 /// How a drive is to be mounted.
@@ -32,6 +32,8 @@ pub(crate) struct MountPlan {
     pub(crate) noexec: bool,
     pub(crate) noatime: bool,
     pub(crate) nonempty: bool,
+    /// The device is not watched while requests come in quick succession.
+    pub(crate) nopolling: bool,
     pub(crate) suid: bool,
     pub(crate) dev: bool,
     pub(crate) cache_size: Option<u64>,
@@ -92,7 +94,7 @@ struct Live {
 impl Live {
     fn start(cache: &Cache, at: &Mount, options: &MountOptions, plan: &MountPlan) -> Outcome<Self> {
         let volume = Arc::new(Volume::new(cache.clone()).with_promises(plan.promises).showing(plan.shown));
-        let mut serving = strewn_fs::fuse::Options::default();
+        let mut serving = fuse::Options { polling: !plan.nopolling, ..fuse::Options::default() };
         if let Some(deadline) = plan.deadline {
             // The cache's own error, which comes first, says more.
             serving.deadline = deadline + ANSWER_GRACE;

@@ -2,6 +2,7 @@
 
 use super::answer::Answerer;
 use super::buffers::Buffers;
+use super::polling::{About, Polling};
 use super::{MAX_BACKGROUND, MAX_REQUEST, Options, convert};
 use crate::Volume;
 use crate::error::Result;
@@ -72,20 +73,29 @@ pub(super) struct Adapter {
     deadline: Duration,
     fsync_deadline: Duration,
     close_deadline: Duration,
+    polling: Option<Polling>,
 }
 
 impl Adapter {
-    pub(super) fn new(volume: Arc<Volume>, runtime: Handle, options: Options) -> Self {
+    pub(super) fn new(volume: Arc<Volume>, runtime: Handle, options: Options, polling: Option<Polling>) -> Self {
         let waits = |reach: Reach| if reach == Reach::Network { COMMIT_DEADLINE } else { options.deadline };
         let promises = volume.promises();
         Self {
             fsync_deadline: waits(promises.fsync),
             close_deadline: waits(promises.close),
             volume,
-            answerer: Answerer::new(runtime, options.deadline),
+            answerer: Answerer::new(runtime),
             deadline: options.deadline,
             buffers: Buffers::default(),
             ttl: options.ttl,
+            polling,
+        }
+    }
+
+    /// A request came.
+    fn note(&self, about: About) {
+        if let Some(polling) = &self.polling {
+            polling.note(about);
         }
     }
 
@@ -100,6 +110,7 @@ impl Adapter {
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
+        self.note(About::Names);
         self.run_within(self.deadline, request, number, work, reply);
     }
 
@@ -121,7 +132,7 @@ impl Adapter {
             work(volume, inode).await
         };
         let span = tracing::trace_span!("fuse", request, number = number.0);
-        self.answerer.answer_within(deadline, request, work.instrument(span), reply);
+        self.answerer.answer(deadline, request, work.instrument(span), reply);
     }
 
     /// Runs a request that makes bytes durable, under a deadline of its own.
@@ -358,7 +369,8 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let work = async move |volume: Arc<Volume>, inode| volume.read(inode, offset, size as usize).await;
-        self.run("read", number, work, |data| reply_data(data, reply));
+        self.note(About::Reading);
+        self.run_within(self.deadline, "read", number, work, |data| reply_data(data, reply));
     }
 
     fn write(
@@ -385,6 +397,7 @@ impl Filesystem for Adapter {
         };
         if called && convert::is_synchronous(flags) {
             // Where the kernel keeps no copy it leaves that to us.
+            self.note(About::Durability);
             let data = self.buffers.copy(data);
             let work = async move |volume: Arc<Volume>, inode| {
                 let written = volume.write(inode, &data, mode).await?;
@@ -393,6 +406,7 @@ impl Filesystem for Adapter {
             };
             return self.run_within(self.fsync_deadline, "write", number, work, answer);
         }
+        self.note(About::Writing);
         let attempt = async { self.volume.write(self.volume.inode(number.0)?, data, mode).await };
         if let Some(written) = self.answerer.at_once("write", attempt) {
             return answer(written);
@@ -400,10 +414,11 @@ impl Filesystem for Adapter {
         // It has to wait, and has written nothing yet. The data is borrowed from the buffer that the next request is read into.
         let data = self.buffers.copy(data);
         let work = async move |volume: Arc<Volume>, inode| volume.write(inode, &data, mode).await;
-        self.run("write", number, work, answer);
+        self.run_within(self.deadline, "write", number, work, answer);
     }
 
     fn flush(&self, _: &Request, number: INodeNo, handle: FileHandle, closer: LockOwner, reply: ReplyEmpty) {
+        self.note(About::Names);
         let at = (number, self.close_deadline);
         self.run_durable("flush", at, reply, async move |volume, inode| volume.flush(inode, handle.0, closer.0).await);
     }
@@ -418,6 +433,7 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        self.note(About::Names);
         if let Ok(inode) = self.volume.inode(number.0) {
             self.volume.release(inode, handle.0);
         }
@@ -425,6 +441,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _: &Request, number: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.note(About::Durability);
         let work = async move |volume: Arc<Volume>, inode| volume.fsync(inode, handle.0, data_only).await;
         self.run_durable("fsync", (number, self.fsync_deadline), reply, work);
     }
@@ -465,6 +482,7 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, number: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.note(About::Names);
         if let Ok(inode) = self.volume.inode(number.0) {
             self.volume.release(inode, handle.0);
         }
@@ -472,6 +490,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, _: &Request, number: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.note(About::Durability);
         let work = async move |volume: Arc<Volume>, inode| volume.fsync(inode, handle.0, data_only).await;
         self.run_durable("fsyncdir", (number, self.fsync_deadline), reply, work);
     }
@@ -479,19 +498,24 @@ impl Filesystem for Adapter {
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let volume = self.volume.clone();
         let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK);
-        self.answerer.answer("statfs", async move { Ok(volume.statfs().await) }, move |space| match space {
-            Ok(space) => reply.statfs(
-                blocks(space.total),
-                blocks(space.free),
-                blocks(space.free),
-                space.inodes,
-                space.free_inodes,
-                STATFS_BLOCK,
-                MAX_NAME,
-                STATFS_BLOCK,
-            ),
-            Err(error) => reply.error(convert::errno(&error)),
-        });
+        self.answerer.answer(
+            self.deadline,
+            "statfs",
+            async move { Ok(volume.statfs().await) },
+            move |space| match space {
+                Ok(space) => reply.statfs(
+                    blocks(space.total),
+                    blocks(space.free),
+                    blocks(space.free),
+                    space.inodes,
+                    space.free_inodes,
+                    STATFS_BLOCK,
+                    MAX_NAME,
+                    STATFS_BLOCK,
+                ),
+                Err(error) => reply.error(convert::errno(&error)),
+            },
+        );
     }
 
     fn setxattr(

@@ -13,12 +13,11 @@ use tracing::Level;
 /// Runs requests' futures.
 pub(super) struct Answerer {
     runtime: Handle,
-    deadline: Duration,
 }
 
 impl Answerer {
-    pub(super) fn new(runtime: Handle, deadline: Duration) -> Self {
-        Self { runtime, deadline }
+    pub(super) fn new(runtime: Handle) -> Self {
+        Self { runtime }
     }
 
     /// What comes of `work` if it needs neither network nor waiting; `None` if it does, and then it has been dropped.
@@ -33,18 +32,8 @@ impl Answerer {
     /// Runs `work` and hands its result to `reply`, exactly once.
     ///
     /// It is polled once right here: what needs neither network nor waiting ends without changing threads. Only the rest
-    /// becomes a task, with a deadline.
+    /// becomes a task, with this deadline.
     pub(super) fn answer<T: 'static>(
-        &self,
-        request: &'static str,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-        reply: impl FnOnce(Result<T>) + Send + 'static,
-    ) {
-        self.answer_within(self.deadline, request, work, reply);
-    }
-
-    /// Like [`answer`](Self::answer), with a deadline of its own.
-    pub(super) fn answer_within<T: 'static>(
         &self,
         deadline: Duration,
         request: &'static str,
@@ -94,8 +83,8 @@ mod tests {
     fn answered(work: impl Future<Output = Result<u32>> + Send + 'static, deadline: Duration) -> Result<u32> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, receiver) = mpsc::channel();
-        let answerer = Answerer::new(runtime.handle().clone(), deadline);
-        answerer.answer("test", work, move |result| sender.send(result).unwrap());
+        let answerer = Answerer::new(runtime.handle().clone());
+        answerer.answer(deadline, "test", work, move |result| sender.send(result).unwrap());
         receiver.recv().unwrap()
     }
 
@@ -112,7 +101,7 @@ mod tests {
     #[test]
     fn at_once_or_not_at_all() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-        let answerer = Answerer::new(runtime.handle().clone(), Duration::from_secs(60));
+        let answerer = Answerer::new(runtime.handle().clone());
         assert!(matches!(answerer.at_once("test", async { Ok(1) }), Some(Ok(1))));
         let waits = async {
             tokio::task::yield_now().await;

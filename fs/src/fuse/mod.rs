@@ -6,16 +6,19 @@
 //! - `buffers`: memory for data on its way in.
 //! - `convert`: times, modes and flags, with the traps of the library's version named.
 //! - `notify`: tells the kernel what other mounts changed, and what to let go of, from threads that hold no lock.
+//! - `polling`: watches the device while requests come in quick succession.
 
 mod adapter;
 mod answer;
 mod buffers;
 mod convert;
 mod notify;
+mod polling;
 
 use crate::Volume;
 use adapter::Adapter;
 use fuser::{Config, SessionACL};
+use polling::Polling;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,8 +35,11 @@ const MAX_BACKGROUND: u16 = 64;
 /// How requests are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Threads that read requests, at least 1.
+    /// Threads that read requests, at least 1. With `polling` it is one.
     pub threads: usize,
+    /// Watch the device while requests for names come in quick succession: up to three times as many per second, for a
+    /// processor that is busy meanwhile. Without effect on a machine with one processor.
+    pub polling: bool,
     /// A request that is not answered by then fails, since its caller cannot even be killed while it waits. Longer than the
     /// cache's own deadline, whose error says more.
     pub deadline: Duration,
@@ -43,7 +49,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 2, deadline: Duration::from_secs(45), ttl: Duration::from_secs(60) }
+        Self { threads: 2, polling: true, deadline: Duration::from_secs(45), ttl: Duration::from_secs(60) }
     }
 }
 
@@ -64,10 +70,13 @@ impl Session {
     ) -> io::Result<Self> {
         let (invalidations, unused) = (volume.cache().invalidations(), volume.cache().unused());
         let mut config = Config::default();
-        config.n_threads = Some(options.threads.max(1));
-        config.clone_fd = options.threads > 1;
+        // A burst is watched by one loop: two would take both processors of a small machine from who they serve.
+        let polling = if options.polling { Polling::start(device.try_clone()?)? } else { None };
+        let threads = if polling.is_some() { 1 } else { options.threads.max(1) };
+        config.n_threads = Some(threads);
+        config.clone_fd = threads > 1;
         // Who may enter is the mount's to say (allow_other), and checked by the kernel.
-        let adapter = Adapter::new(volume.clone(), runtime, options);
+        let adapter = Adapter::new(volume.clone(), runtime, options, polling);
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         if let Some(invalidations) = invalidations {
             notify::tell_changes(&volume, invalidations, session.notifier())?;

@@ -58,7 +58,8 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
     /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev, encrypt-cache,
-    /// uid=ID, gid=ID, umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
+    /// nopolling (saves a processor while requests come in quick succession, for less speed), uid=ID, gid=ID,
+    /// umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
     /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
     /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, drain-timeout=DURATION as above
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
@@ -139,6 +140,7 @@ impl Mount {
             "noexec" => plan.noexec = true,
             "noatime" => plan.noatime = true,
             "nonempty" => plan.nonempty = true,
+            "nopolling" => plan.nopolling = true,
             "suid" => plan.suid = true,
             "dev" => plan.dev = true,
             "nosuid" | "nodev" | "exec" | "relatime" => {}
