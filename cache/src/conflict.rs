@@ -66,6 +66,8 @@ struct InodeFound {
     sizes: Vec<(usize, u64)>,
     /// Its content was changed here.
     changed: bool,
+    /// How often, when it was looked at.
+    changes: Option<u32>,
     row: Option<Inode>,
     /// No cut puts it: only whether it exists matters.
     probe: bool,
@@ -142,6 +144,11 @@ struct Refused<'a> {
     reason: &'a Refusal,
 }
 
+/// How often the content of a file was changed here.
+fn changes_of(state: &State, inode: InodeId) -> Option<u32> {
+    Some(state.tree.node(inode)?.content.as_deref()?.changes)
+}
+
 impl Verdict {
     fn entry(&mut self, directory: InodeId, name: Name, previous: Option<InodeId>, child: Option<InodeId>) {
         self.told.push(Invalidation::Entry(directory, name.clone()));
@@ -195,6 +202,13 @@ impl Shared {
         let _alone = self.gate.write().await;
         self.sync_way(&way).await?;
         let mut state = self.state.lock();
+        let is_newer =
+            |(inode, found): (&InodeId, &InodeFound)| found.is_foreign() && found.changes != changes_of(&state, *inode);
+        if way.inodes.iter().any(is_newer) {
+            // What was written since is in no copy: once more.
+            let why = "a file is written to while a conflict about it is settled";
+            return Err(Error::Network(bucket::Error::Unavailable(why.to_owned())));
+        }
         self.log_way(&mut state, &way)?;
         let result = self.put_on_ground(&mut state, way, &copies, stream, refused);
         drop(state);
@@ -229,6 +243,7 @@ impl Shared {
             // What no cut has taken goes as well if the content is somebody else's.
             let content = state.tree.node(*inode).and_then(|node| node.content.as_deref());
             found.changed |= content.is_some_and(|content| !content.dirty.is_empty());
+            found.changes = changes_of(&state, *inode);
         }
         way.add_moves(&state);
         // Directories that only names changed in, and what only got another name, may be gone.

@@ -235,3 +235,43 @@ async fn news_that_nobody_waits_for_any_more_are_loaded_by_the_next() {
     assert_eq!(shown, [Some(other), Some(file)]);
     one.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_while_a_conflict_copy_is_made_is_in_it() {
+    let (bucket, root) = bucket(1 << 20);
+    let lines = Arc::new(Lines::new(bucket.clone()));
+    let disk = MemoryDisk::new();
+    let opened = Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), lines.clone(), root.clone(), options());
+    let one = opened.await.unwrap();
+    let file = create(&one, root.inode, "file", Kind::File).await;
+    write(&one, file, 0, &pattern(100_000, 1)).await;
+    drain(&one).await;
+    lines.cut_off(true);
+    let mut mine = pattern(100_000, 2);
+    write(&one, file, 0, &mine).await;
+    one.sync(file, false).await.unwrap();
+    assert!(one.cut().await.unwrap());
+    let two = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let theirs = pattern(100_000, 3);
+    write(&two, lookup(&two, root.inode, "file").await.unwrap(), 0, &theirs).await;
+    drain(&two).await;
+    two.close().await.unwrap();
+    // The copy is made, and not yet durable.
+    disk.hold_syncs_below("data/");
+    lines.cut_off(false);
+    let draining = tokio::spawn({
+        let one = one.clone();
+        async move { drain(&one).await }
+    });
+    while disk.syncs_waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    write(&one, file, 10, b"newest").await;
+    mine[10..16].copy_from_slice(b"newest");
+    disk.release_syncs();
+    draining.await.unwrap();
+    let files: Vec<Vec<u8>> = picture(&one).await.into_values().map(|(_, _, _, bytes)| bytes).collect();
+    assert_eq!(files.len(), 2);
+    assert!(files.contains(&theirs) && files.contains(&mine), "an acknowledged write is lost");
+    one.close().await.unwrap();
+}

@@ -113,7 +113,9 @@ pub(crate) struct Content {
     /// Plaintext bytes of inline runs the file may refer to; `None` if unknown.
     pub(crate) inlined: Option<u64>,
     /// Changes with every batch made of the file, which changes its extents.
-    pub(crate) batches: u64,
+    pub(crate) batches: u32,
+    /// Counts changes made here, around and around.
+    pub(crate) changes: u32,
     /// Journal position of the newest write whose bytes are in the data file alone.
     pub(crate) written: u64,
     /// Journal position up to which the data file is durable.
@@ -152,6 +154,7 @@ impl Content {
             torn: false,
             inlined: None,
             batches: 0,
+            changes: 0,
             written: 0,
             synced: 0,
             kept: None,
@@ -417,7 +420,7 @@ impl Content {
             false => (None, None, false),
         };
         self.torn = false;
-        self.batches += 1;
+        self.batches = self.batches.wrapping_add(1);
     }
 
     /// Takes in what a batch makes of the extents.
@@ -432,7 +435,7 @@ impl Content {
         }
         (self.tags, self.torn) = (Some(renewed.tags.clone()), renewed.torn);
         self.local = false;
-        self.batches += 1;
+        self.batches = self.batches.wrapping_add(1);
     }
 
     /// True if its bytes are in the data file of this generation.

@@ -312,6 +312,7 @@ impl Tree {
         let node = self.nodes.get_mut(&inode).ok_or(UNKNOWN)?;
         let old = std::mem::replace(&mut node.attributes.size, size);
         let content = node.content.as_deref_mut().ok_or(NO_FILE)?;
+        content.changes = content.changes.wrapping_add(1);
         let dirty_before = content.dirty_bytes();
         if size < old {
             content.cleared(size..old);
@@ -348,6 +349,7 @@ impl Tree {
         if range.is_empty() {
             return Ok(());
         }
+        content.changes = content.changes.wrapping_add(1);
         let dropped = content.dirty_within(&range);
         content.cleared(range);
         if counted {
@@ -365,6 +367,7 @@ impl Tree {
         let end = write.offset.checked_add(write.length).ok_or(Misfit("a write beyond the largest offset"))?;
         node.attributes.size = node.attributes.size.max(end);
         let content = node.content.as_deref_mut().ok_or(NO_FILE)?;
+        content.changes = content.changes.wrapping_add(1);
         content.generation = write.generation;
         let range = write.offset..end;
         let fresh = write.length - content.dirty_within(&range);

@@ -292,7 +292,8 @@ impl Tree {
     /// Forgets a clean file's content: the network has another one.
     pub(crate) fn renew_content(&mut self, inode: InodeId) {
         let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) else { return };
-        let fresh = Content { batches: content.batches + 1, guard: content.guard.clone(), ..Content::new_remote() };
+        let fresh =
+            Content { batches: content.batches.wrapping_add(1), guard: content.guard.clone(), ..Content::new_remote() };
         let old = std::mem::replace(content, fresh);
         match &old.backing {
             Backing::Memory(bytes) => self.memory_bytes -= bytes.len() as u64,

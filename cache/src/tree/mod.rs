@@ -292,7 +292,7 @@ impl Tree {
         content.frozen.clear();
         content.windows.clear();
         (content.tags, content.inlined, content.local) = (None, None, false);
-        content.batches += 1;
+        content.batches = content.batches.wrapping_add(1);
     }
 
     /// After a replayed batch: the content hashes it gave.

@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Most bytes of encoded windows in memory over all uploads of a process.
-const UPLOAD_MEMORY: u64 = 128 << 20;
+const UPLOAD_MEMORY: u64 = 64 << 20;
 /// Most segments uploaded at once.
 const MAX_UPLOADS: usize = 8;
 /// Unit in which memory is accounted, in bytes.
