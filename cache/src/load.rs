@@ -226,7 +226,8 @@ impl Shared {
             let opened: Vec<Loaded> =
                 page.entries.iter().filter_map(|(entry, row)| self.open_line(&keys, directory, entry, row)).collect();
             listing.saw(&self.state.lock().tree, directory, &opened);
-            let TakenIn { old, ask, came } = self.take_entries(&ticket, directory, &opened, room - taken.came)?;
+            let TakenIn { old, ask, came } =
+                self.take_entries(&ticket, directory, &opened, room.saturating_sub(taken.came))?;
             taken.came += came;
             taken.old |= old;
             taken.ask.extend(ask);
@@ -297,8 +298,8 @@ impl Shared {
 
     /// Extents of the given windows as they are once the queued batches are applied, proven. Asks the network.
     ///
-    /// A file that somebody else removed, or replaced while it was changed here, is `gone`: an error, or as if it never had been, which is for what only concerns
-    /// what was changed here.
+    /// A file that somebody else removed, or replaced while it was changed here, is `gone`: an error, or as if it never had
+    /// been, which is for what only concerns what was changed here.
     pub(crate) async fn load_extents(
         &self,
         inode: InodeId,

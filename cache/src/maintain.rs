@@ -276,8 +276,8 @@ impl State {
 fn sealing(state: &State) -> BTreeSet<(InodeId, u64)> {
     let inodes = state.pipeline.frozen.iter().flat_map(|frozen| &frozen.inodes);
     inodes
-        .filter_map(|inode| match inode.source {
-            Source::File(generation) => Some((inode.inode, generation)),
+        .filter_map(|inode| match &inode.source {
+            Source::File(unsealed) => Some((inode.inode, unsealed.generation)),
             Source::Memory(_) => None,
         })
         .collect()

@@ -26,9 +26,9 @@ pub struct Options {
     pub deadline: Duration,
     /// Bytes of memory for what a mount knows of inodes and names, about; beyond it clean inodes that nobody refers to are
     /// forgotten, those that were not used for longest first, and who refers to others is asked to let go
-    /// ([`Cache::unused`](crate::Cache::unused)). What is changed, open, or referred to all the same stays, and so do the names of
-    /// directories that were listed; a quarter of this is for inodes however many names there are. While the network is away nothing is
-    /// forgotten. Bytes of files are not counted here.
+    /// ([`Cache::unused`](crate::Cache::unused)). What is changed, open, or referred to all the same stays, and so do the names
+    /// of directories that were listed; a quarter of this is for inodes however many names there are. While the network is
+    /// away nothing is forgotten. Bytes of files are not counted here.
     pub memory: u64,
     /// Name of this machine in the names of conflict copies.
     pub host: String,

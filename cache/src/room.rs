@@ -2,8 +2,9 @@
 //!
 //! Taken is what data files, sealed files, the index, the journal and its next zeros take. Promised is the sealed copy of
 //! every byte that is dirty or being sealed, so that sealing never has to wait: what is to go to the network can always go,
-//! and then gives its room back. Everything that grows asks under the lock of the state, before the first byte is written; where there is
-//! no room, clean data files are given up, oldest use first, and who still finds none waits for uploads up to his deadline.
+//! and then gives its room back. Everything that grows asks under the lock of the state, before the first byte is written;
+//! where there is no room, clean data files are given up, oldest use first, and who still finds none waits for uploads up to
+//! his deadline.
 //! Reads do not wait: what does not fit is read without being kept.
 
 use crate::Error;

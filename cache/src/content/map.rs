@@ -60,11 +60,16 @@ pub(crate) struct Frozen {
     pub(crate) cut: u64,
     /// What it took.
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
-    /// True once the data is in sealed files, so that the backing may change.
-    pub(crate) sealed: bool,
-    /// The data file that it is in; `None` in memory.
-    pub(crate) file: Option<u64>,
-    /// What of the data file was overwritten before.
+    /// Where the data is still to be sealed from; `None` once it is in sealed files, and for what was in memory.
+    pub(crate) unsealed: Option<Unsealed>,
+}
+
+/// A data file that a cut is to be sealed from.
+#[derive(Debug, Clone)]
+pub(crate) struct Unsealed {
+    /// Which one.
+    pub(crate) generation: u64,
+    /// What of it was overwritten before.
     pub(crate) saved: Arc<Saved>,
 }
 
@@ -373,14 +378,15 @@ impl Content {
     /// The parts of `range` which cuts are still to seal from this data file and that were not saved for them.
     pub(crate) fn sealing(&self, range: &Range<u64>) -> Vec<(Range<u64>, Arc<Saved>)> {
         let mut sealing = Vec::new();
-        // A file that was begun anew has another one.
-        let here = |frozen: &&Frozen| !frozen.sealed && frozen.file == Some(self.generation);
-        for frozen in self.frozen.iter().filter(here) {
+        for frozen in &self.frozen {
+            // A file that was begun anew has another one.
+            let here = frozen.unsealed.as_ref().filter(|unsealed| unsealed.generation == self.generation);
+            let Some(Unsealed { saved, .. }) = here else { continue };
             let first = frozen.ranges.partition_point(|(part, _)| part.end <= range.start);
             let parts = frozen.ranges[first..].iter().take_while(|(part, _)| part.start < range.end);
             for (part, _) in parts.filter(|(_, fill)| *fill == Fill::Data) {
-                let missing = frozen.saved.missing(&(part.start.max(range.start)..part.end.min(range.end)));
-                sealing.extend(missing.into_iter().map(|part| (part, frozen.saved.clone())));
+                let missing = saved.missing(&(part.start.max(range.start)..part.end.min(range.end)));
+                sealing.extend(missing.into_iter().map(|part| (part, saved.clone())));
             }
         }
         sealing
@@ -524,12 +530,11 @@ mod tests {
     #[test]
     fn frozen_ranges_keep_their_meaning_until_their_extents_are_known() {
         let mut content = Content::new_remote();
+        let saved = Arc::new(Saved::default());
         content.frozen.push(Frozen {
             cut: 1,
             ranges: Arc::new(vec![(0..5, Fill::Hole), (5..8, Fill::Data)]),
-            sealed: false,
-            file: Some(0),
-            saved: Arc::default(),
+            unsealed: Some(Unsealed { generation: 0, saved: saved.clone() }),
         });
         content.present.insert(5..8);
         assert_eq!(content.parts(0..10), [Part::Hole(0..5), Part::Present(5..8), Part::Unknown(8..10)]);
@@ -539,7 +544,7 @@ mod tests {
         assert_eq!(sealing(&content, 0..9), [(5, 8)]);
         assert_eq!(sealing(&content, 7..9), [(7, 8)]);
         assert_eq!([sealing(&content, 0..5), sealing(&content, 8..9)], [vec![], vec![]]);
-        content.frozen[0].saved.put(6, bytes::Bytes::from_static(b"x"));
+        saved.put(6, bytes::Bytes::from_static(b"x"));
         assert_eq!(sealing(&content, 0..9), [(5, 6), (7, 8)]);
         content.generation = 1;
         assert_eq!(sealing(&content, 0..9), [], "it is in another data file");

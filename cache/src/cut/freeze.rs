@@ -2,7 +2,7 @@
 
 use crate::Name;
 use crate::content::Digest;
-use crate::content::map::{Backing, Fill, Frozen, Part};
+use crate::content::map::{Backing, Fill, Frozen, Part, Unsealed};
 use crate::content::saved::Saved;
 use crate::record::Mutation;
 use crate::tree::Tree;
@@ -60,8 +60,6 @@ pub(crate) struct FrozenInode {
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
     /// Where the data lies.
     pub(crate) source: Source,
-    /// What of it was overwritten before it was sealed.
-    pub(crate) saved: Arc<Saved>,
     /// Plaintext bytes of inline runs so far, if known.
     pub(crate) inlined: Option<u64>,
 }
@@ -71,8 +69,8 @@ pub(crate) struct FrozenInode {
 pub(crate) enum Source {
     /// These bytes, from offset 0.
     Memory(Arc<Vec<u8>>),
-    /// The data file of this generation.
-    File(u64),
+    /// In a data file.
+    File(Unsealed),
 }
 
 impl FrozenCut {
@@ -215,7 +213,7 @@ impl Tree {
 
     fn freeze_inode(&mut self, cut: u64, inode: InodeId) -> Option<FrozenInode> {
         self.mark_clean(inode);
-        let saved = Arc::new(Saved::new(self.saved.clone()));
+        let total = self.saved.clone();
         let node = self.node_mut(inode)?;
         let expected_version = node.version;
         let floor = if expected_version == 0 { node.floor } else { 0 };
@@ -232,7 +230,6 @@ impl Tree {
             digest: node.digest,
             ranges: Arc::default(),
             source: Source::Memory(Arc::default()),
-            saved,
             inlined: None,
         };
         let mut dirty = 0;
@@ -245,16 +242,19 @@ impl Tree {
             frozen.ranges = Arc::new(ranges.into_iter().collect());
             frozen.inlined = content.inlined;
             content.inlined = content.inlined.map(|bytes| bytes + inline_bytes(&frozen.ranges));
-            frozen.source = match &content.backing {
-                Backing::Memory(bytes) => Source::Memory(bytes.clone()),
-                Backing::File => Source::File(content.generation),
+            let unsealed = match &content.backing {
+                Backing::Memory(bytes) => {
+                    frozen.source = Source::Memory(bytes.clone());
+                    None
+                }
+                Backing::File => {
+                    let saved = Arc::new(Saved::new(total));
+                    let unsealed = Unsealed { generation: content.generation, saved };
+                    frozen.source = Source::File(unsealed.clone());
+                    Some(unsealed)
+                }
             };
-            let file = match frozen.source {
-                Source::Memory(_) => None,
-                Source::File(generation) => Some(generation),
-            };
-            let (ranges, saved) = (frozen.ranges.clone(), frozen.saved.clone());
-            content.frozen.push(Frozen { cut, ranges, sealed: file.is_none(), file, saved });
+            content.frozen.push(Frozen { cut, ranges: frozen.ranges.clone(), unsealed });
         }
         self.dirty_bytes -= dirty;
         self.in_cut(cut).inodes.push(inode);

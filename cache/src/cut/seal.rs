@@ -179,10 +179,10 @@ impl<'a> Sealer<'a> {
                 self.plain.clear();
                 self.plain.extend_from_slice(bytes.get(start..start + length).ok_or_else(missing)?);
             }
-            Source::File(generation) => {
+            Source::File(unsealed) => {
                 self.plain.resize(length, 0);
-                self.store.read_data(inode.inode, *generation, range.start, &mut self.plain)?;
-                inode.saved.lay_over(range.start, &mut self.plain);
+                self.store.read_data(inode.inode, unsealed.generation, range.start, &mut self.plain)?;
+                unsealed.saved.lay_over(range.start, &mut self.plain);
             }
         }
         Ok(&self.plain)

@@ -267,8 +267,9 @@ impl Tree {
     pub(crate) fn note_sealed(&mut self, inode: InodeId, cut: u64) {
         if let Some(content) = self.nodes.get_mut(&inode).and_then(|node| node.content.as_deref_mut()) {
             for frozen in content.frozen.iter_mut().filter(|frozen| frozen.cut == cut) {
-                frozen.sealed = true;
-                frozen.saved.clear();
+                if let Some(unsealed) = frozen.unsealed.take() {
+                    unsealed.saved.clear();
+                }
             }
         }
     }

@@ -1,4 +1,6 @@
-//! One method per kernel request.
+//! One method per kernel request. How they are run is in `run`.
+
+mod run;
 
 use super::answer::Answerer;
 use super::buffers::Buffers;
@@ -6,7 +8,7 @@ use super::polling::{About, Polling};
 use super::{MAX_BACKGROUND, MAX_REQUEST, Options, convert};
 use crate::Volume;
 use crate::error::Result;
-use crate::volume::{Allocate, Entry, Open, Opened, Reach, RenameMode, SetAttributes, SetXattr, WriteMode};
+use crate::volume::{Allocate, Open, Opened, Reach, RenameMode, SetAttributes, SetXattr, WriteMode};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -17,7 +19,6 @@ use fuser::{
 use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -26,7 +27,6 @@ use std::time::{Duration, SystemTime};
 use strewn_cache::{Position, Seek, Written};
 use strewn_engine::ids::InodeId;
 use tokio::runtime::Handle;
-use tracing::Instrument;
 
 /// What the kernel is asked for, each where it has it. Deliberately absent: the writeback cache (its dirty pages would be
 /// beyond the journal), locks (the kernel's own are right on one mount), SETXATTR_EXT (the library panics on it),
@@ -97,91 +97,6 @@ impl Adapter {
         if let Some(polling) = &self.polling {
             polling.note(about);
         }
-    }
-
-    /// Runs a request on the inode with a number.
-    fn run<T, W>(
-        &self,
-        request: &'static str,
-        number: INodeNo,
-        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
-        reply: impl FnOnce(Result<T>) + Send + 'static,
-    ) where
-        T: Send + 'static,
-        W: Future<Output = Result<T>> + Send + 'static,
-    {
-        self.note(About::Names);
-        self.run_within(self.deadline, request, number, work, reply);
-    }
-
-    /// The same under a deadline of its own.
-    fn run_within<T, W>(
-        &self,
-        deadline: Duration,
-        request: &'static str,
-        number: INodeNo,
-        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
-        reply: impl FnOnce(Result<T>) + Send + 'static,
-    ) where
-        T: Send + 'static,
-        W: Future<Output = Result<T>> + Send + 'static,
-    {
-        let volume = self.volume.clone();
-        let work = async move {
-            let inode = volume.inode(number.0)?;
-            work(volume, inode).await
-        };
-        let span = tracing::trace_span!("fuse", request, number = number.0);
-        self.answerer.answer(deadline, request, work.instrument(span), reply);
-    }
-
-    /// Runs a request that makes bytes durable, under a deadline of its own.
-    fn run_durable<W>(
-        &self,
-        request: &'static str,
-        (number, deadline): (INodeNo, Duration),
-        reply: ReplyEmpty,
-        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
-    ) where
-        W: Future<Output = Result<()>> + Send + 'static,
-    {
-        self.run_within(deadline, request, number, work, move |done| match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(convert::errno(&error)),
-        });
-    }
-
-    /// Runs a request that answers with nothing.
-    fn run_empty<W>(
-        &self,
-        request: &'static str,
-        number: INodeNo,
-        reply: ReplyEmpty,
-        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
-    ) where
-        W: Future<Output = Result<()>> + Send + 'static,
-    {
-        self.run(request, number, work, |done| match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(convert::errno(&error)),
-        });
-    }
-
-    /// Runs a request that answers with an entry.
-    fn run_entry<W>(
-        &self,
-        request: &'static str,
-        parent: INodeNo,
-        reply: ReplyEntry,
-        work: impl FnOnce(Arc<Volume>, InodeId) -> W + Send + 'static,
-    ) where
-        W: Future<Output = Result<Entry>> + Send + 'static,
-    {
-        let ttl = self.ttl;
-        self.run(request, parent, work, move |found| match found {
-            Ok(entry) => reply.entry(&ttl, &convert::entry(&entry), GENERATION),
-            Err(error) => reply.error(convert::errno(&error)),
-        });
     }
 }
 

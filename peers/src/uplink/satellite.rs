@@ -1,8 +1,8 @@
 //! Requests to a satellite: kept streams, one request at a time on each, and one policy for retries.
 //!
 //! A request that may safely be repeated (all but making and removing buckets) is: after a lost stream at once and then with
-//! growing pauses, until [`Patience::all`] is over; a long poll only at once, because who polls comes again and wants to know that the
-//! satellite is away. The others go over a stream of their own, so that a kept stream that died unnoticed
+//! growing pauses, until [`Patience::all`] is over; a long poll only at once, because who polls comes again and wants to
+//! know that the satellite is away. The others go over a stream of their own, so that a kept stream that died unnoticed
 //! never leaves it open whether they were carried out.
 
 use super::health::Observer;

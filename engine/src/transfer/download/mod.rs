@@ -4,8 +4,8 @@
 //! one all k. When a data piece is slow, missing or wrong, its stripes are rebuilt from any k shares: others are asked
 //! until k are at hand or promised by sources that are not slow. A source is slow when it lets more time pass than
 //! three times what first shares usually take, and what the pace of the line explains; it is still listened to, and
-//! whoever comes first counts. A source that sent a wrong share is blamed and never asked again; one that broke off or fell silent gets a second chance, as the
-//! last resort. The download fails only when some stripe can no longer be rebuilt.
+//! whoever comes first counts. A source that sent a wrong share is blamed and never asked again; one that broke off or
+//! fell silent gets a second chance, as the last resort. The download fails only when some stripe can no longer be rebuilt.
 //!
 //! **Memory.** Stripes are read within a window of [`Settings::window`] bytes that moves on as the caller takes finished
 //! ones ([`Download::take`]). At most k shares of a stripe are kept.
