@@ -3,8 +3,10 @@
 use crate::content::read::blocking;
 use crate::cut::tasks;
 use crate::disk::{Disk, FileDisk, OpenError};
+use crate::foreground::Foreground;
 use crate::journal::BootId;
 use crate::lease::{self, Leasing};
+use crate::outgoing::Outgoing;
 use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
@@ -138,6 +140,7 @@ impl Cache {
         let (closing, _) = watch::channel(false);
         // Not the stream of batches, which may begin anew: what this cache held before has to be known as its own.
         let leasing = Leasing::new(mount, options.clock.clone());
+        let foreground = Arc::new(Foreground::new());
         let shared = Arc::new(Shared {
             options,
             leasing,
@@ -156,7 +159,8 @@ impl Cache {
             counters: Counters::default(),
             copied: Default::default(),
             limits: Limits::default(),
-            outgoing: Arc::default(),
+            outgoing: Arc::new(Outgoing::new(foreground.clone())),
+            foreground,
             invalidations,
             unused,
             crowded: tokio::sync::Notify::new(),
@@ -230,6 +234,7 @@ impl Cache {
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
+        self.shared.foreground.note();
         self.shared.transact(body).await
     }
 
@@ -239,6 +244,7 @@ impl Cache {
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop>,
     {
+        self.shared.foreground.note();
         match self.shared.attempt(&mut body, true, None) {
             Ok(Attempt::Done(value)) => Some(Ok(value)),
             Ok(Attempt::Missing(_) | Attempt::Uncovered(_) | Attempt::Held) => None,
@@ -254,11 +260,13 @@ impl Cache {
     where
         F: FnMut(&mut Attributes) + Send,
     {
+        self.shared.foreground.note();
         self.shared.write(inode, position, data, update).await
     }
 
     /// Reads up to `length` bytes from `offset`; shorter only at the end of the file.
     pub async fn read(&self, inode: InodeId, offset: u64, length: usize) -> Result<Bytes, Error> {
+        self.shared.foreground.note();
         self.shared.read(inode, offset, length).await
     }
 
@@ -276,6 +284,7 @@ impl Cache {
     /// leaves out nothing but is a hint (fdatasync).
     pub async fn sync(&self, inode: InodeId, data_only: bool) -> Result<(), Error> {
         let _ = data_only;
+        let _busy = self.shared.foreground.busy();
         self.shared.sync_data_file(inode).await?;
         Ok(self.shared.journal.sync(self.shared.journal.last()).await?)
     }

@@ -16,6 +16,7 @@ impl Shared {
         mut show: F,
     ) -> Result<(), Error> {
         let mut progress = self.progress.subscribe();
+        let _hurry = self.foreground.hurry();
         let mut last = self.freeze_all().await?;
         let mut moved = Instant::now();
         let mut before = self.standing();

@@ -17,6 +17,7 @@ mod encryption;
 mod error;
 mod failure;
 mod file_state;
+mod foreground;
 pub mod index;
 mod inspect;
 pub mod journal;

@@ -16,7 +16,7 @@ pub struct Options {
     pub dirty_limit: u64,
     /// A cut is due after this long without changes.
     pub cut_idle: Duration,
-    /// A cut is due once this many bytes are dirty.
+    /// A cut is due once this many bytes are dirty and nobody works on the drive.
     pub cut_bytes: u64,
     /// A cut is due once the oldest change is this old.
     pub cut_age: Duration,

@@ -3,6 +3,7 @@
 //! Progress is the highest byte of a segment that was ever read for sending: reading it again after a failure is none, so
 //! a network that is away cannot look as if something moved.
 
+use crate::foreground::{Foreground, Pace};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,8 +19,12 @@ const SHORTEST: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_secs(30);
 
 /// What is on its way.
-#[derive(Default)]
-pub(crate) struct Outgoing(Mutex<Taken>);
+pub(crate) struct Outgoing {
+    taken: Mutex<Taken>,
+    foreground: Arc<Foreground>,
+    /// How fast while somebody works on the drive.
+    pace: Pace,
+}
 
 #[derive(Default)]
 struct Taken {
@@ -31,19 +36,24 @@ struct Taken {
 }
 
 impl Outgoing {
-    /// The same segment, watched until it is [forgotten](Self::forget).
+    /// Nothing is on its way.
+    pub(crate) fn new(foreground: Arc<Foreground>) -> Self {
+        Self { taken: Mutex::default(), foreground, pace: Pace::default() }
+    }
+
+    /// The same segment, watched until it is [forgotten](Self::forget). Reading it gives way to who works on the drive.
     pub(crate) fn watch(
         self: &Arc<Self>,
         segment: SegmentId,
         source: Arc<dyn SegmentSource>,
     ) -> Arc<dyn SegmentSource> {
-        self.0.lock().segments.entry(segment).or_default();
+        self.taken.lock().segments.entry(segment).or_default();
         Arc::new(Watched { segment, source, outgoing: self.clone() })
     }
 
     /// Segments that are committed, or given up.
     pub(crate) fn forget(&self, segments: impl Iterator<Item = SegmentId>) {
-        let mut taken = self.0.lock();
+        let mut taken = self.taken.lock();
         for segment in segments {
             taken.segments.remove(&segment);
         }
@@ -51,26 +61,26 @@ impl Outgoing {
 
     /// Bytes that went out in no segment.
     pub(crate) fn add(&self, bytes: u64) {
-        self.0.lock().add(bytes);
+        self.taken.lock().add(bytes);
     }
 
     /// Bytes taken since the cache was opened: grows only when an upload gets further than it ever was.
     pub(crate) fn total(&self) -> u64 {
-        self.0.lock().total
+        self.taken.lock().total
     }
 
     /// Bytes taken of segments that are not committed yet.
     pub(crate) fn under_way(&self) -> u64 {
-        self.0.lock().segments.values().sum()
+        self.taken.lock().segments.values().sum()
     }
 
     /// Bytes per second of late.
     pub(crate) fn rate(&self) -> f64 {
-        self.0.lock().meter.rate(Instant::now())
+        self.taken.lock().meter.rate(Instant::now())
     }
 
     fn reached(&self, segment: SegmentId, end: u64) {
-        let mut taken = self.0.lock();
+        let mut taken = self.taken.lock();
         // An upload that nobody waits for any more moves nothing.
         let Some(before) = taken.segments.get_mut(&segment) else { return };
         let more = end.saturating_sub(*before);
@@ -101,6 +111,7 @@ impl SegmentSource for Watched {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.outgoing.pace.step(&self.outgoing.foreground, buffer.len() as u64);
         self.source.read_at(offset, buffer)?;
         self.outgoing.reached(self.segment, offset + buffer.len() as u64);
         Ok(())
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn reading_again_is_no_progress() {
-        let outgoing = Arc::new(Outgoing::default());
+        let outgoing = Arc::new(Outgoing::new(Arc::new(Foreground::new())));
         let id = SegmentId::from_bytes([1; 16]);
         let segment = outgoing.watch(id, Arc::new(Bytes::from(vec![7; 100])));
         let mut buffer = [0; 60];

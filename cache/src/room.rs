@@ -9,6 +9,7 @@
 
 use crate::Error;
 use crate::content::map::MAX_MEMORY;
+use crate::foreground::Hurry;
 use crate::journal;
 use crate::shared::{Shared, State};
 use std::ops::Range;
@@ -256,17 +257,20 @@ impl Drop for Promise<'_> {
 }
 
 /// Somebody waits for room.
-struct Waiting<'a>(&'a Shared);
+struct Waiting<'a> {
+    shared: &'a Shared,
+    _hurry: Hurry<'a>,
+}
 
 impl<'a> Waiting<'a> {
     fn new(shared: &'a Shared) -> Self {
         shared.limits.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(shared)
+        Self { shared, _hurry: shared.foreground.hurry() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.limits.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.shared.limits.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

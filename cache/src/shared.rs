@@ -11,6 +11,7 @@ use crate::cut::batch::Queued;
 use crate::cut::freeze::FrozenCut;
 use crate::cut::seal::{Sealed, Segment};
 use crate::failure::Failures;
+use crate::foreground::Foreground;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::lease::{Cover, Leasing, NameOf};
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) copied: Copied,
     pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) foreground: Arc<Foreground>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
     /// Names that those outside are asked to let go of.
     pub(crate) unused: mpsc::Sender<Vec<Unused>>,
@@ -385,6 +387,7 @@ impl Shared {
             return Ok(());
         }
         let mut progress = self.progress.subscribe();
+        let _hurry = self.foreground.hurry();
         let waiting = async {
             loop {
                 if !holds(&self.state.lock()) {

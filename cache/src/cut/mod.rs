@@ -18,8 +18,12 @@ pub(crate) mod tasks;
 pub(crate) const FULL_OPERATIONS: usize = 3_000;
 /// Writers wait while more operations than this are pending; well below the network's limit of a batch.
 pub(crate) const MOST_OPERATIONS: usize = 3_500;
+/// Bytes of a cut that is taken at once, whoever works on the drive meanwhile.
+pub(crate) const FULL_BYTES: u64 = 512 << 20;
+/// One part in so many of what may wait for the network is as good as that.
+pub(crate) const FULL_PART: u64 = 4;
 /// Writers wait while more bytes than this wait for a cut.
-pub(crate) const MOST_BYTES: u64 = 256 << 20;
+pub(crate) const MOST_BYTES: u64 = 2 * FULL_BYTES;
 /// Ranges of a file that are taken at once when they have come together: each becomes an extent.
 pub(crate) const FULL_RANGES: usize = 16_384;
 /// With so many cuts on their way no further one is made, unless limits force it: overwrites coalesce meanwhile.

@@ -3,7 +3,7 @@
 use super::batch::{self, Base, Queued, Renewed, Stream};
 use super::freeze::{FrozenCut, FrozenInode};
 use super::seal::{self, draw};
-use super::{ENOUGH_UNSENT, MOST_BYTES, MOST_UNSENT};
+use super::{ENOUGH_UNSENT, FULL_BYTES, FULL_OPERATIONS, FULL_PART, MOST_UNSENT};
 use crate::Error;
 use crate::content::Digest;
 use crate::content::read::blocking;
@@ -85,17 +85,19 @@ impl Shared {
         if state.pipeline.resolving || tree.pending_operations() == 0 || state.pipeline.unsent() >= MOST_UNSENT {
             return None;
         }
-        let forced = tree.pending_operations() >= super::FULL_OPERATIONS || tree.dirty_bytes >= MOST_BYTES / 2;
+        let full = FULL_BYTES.min(self.options.dirty_limit / FULL_PART);
+        let forced = tree.pending_operations() >= FULL_OPERATIONS || tree.dirty_bytes >= full;
         if forced || state.pipeline.hurry > 0 {
             return Some(oldest);
         }
         if state.pipeline.unsent() >= ENOUGH_UNSENT {
             return None;
         }
+        let latest = oldest + self.options.cut_age;
         if self.is_due_by_size(state) {
-            return Some(oldest);
+            return Some(self.foreground.quiet_since().min(latest));
         }
-        Some((newest + self.options.cut_idle).min(oldest + self.options.cut_age))
+        Some((newest + self.options.cut_idle).min(latest))
     }
 
     /// Takes what is pending as a cut. Gives its number, if anything was.

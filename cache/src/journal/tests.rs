@@ -392,6 +392,20 @@ fn zeros_are_written_ahead() {
     assert_eq!(changes(&open(&disk).1).len(), 10);
 }
 
+/// What follows a record on its last page is written with it: the kernel may have forgotten that it is zeros.
+#[test]
+fn a_page_that_a_record_begins_is_written_whole() {
+    let disk = MemoryDisk::new();
+    let (journal, _) = Journal::open(Arc::new(disk.clone()), Settings { prewrite: 0, ..settings() }).unwrap();
+    let lengths = [100, 100, 4_000, 8_192, 3_000].map(|length| {
+        journal.append(&[&vec![1; length]]).unwrap();
+        disk.bytes(&file_name(1)).unwrap().len()
+    });
+    assert_eq!(lengths, [200, 336, 8_192, 16_384, 16_384]);
+    drop(journal);
+    assert_eq!(changes(&open(&disk).1).len(), 5);
+}
+
 #[test]
 fn a_newer_format_is_left_alone() {
     let mut header = format::FileHeader { kind: format::FileKind::Journal, number: 1, base: 0, boot: BOOT }.encode();

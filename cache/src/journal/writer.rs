@@ -19,6 +19,8 @@ use tokio::sync::watch;
 
 /// Zeros written ahead in one step, with the lock held.
 const ZEROS: &[u8] = &[0; 64 * 1024];
+/// Of the kernel's page cache.
+const PAGE: u64 = 4096;
 
 /// Owns the thread; dropping it ends the journal.
 pub(super) struct Handle {
@@ -215,6 +217,13 @@ impl Active {
     }
 }
 
+/// Zeros to write after a record from `start` to `end`, so that the kernel need not read a page from disk, which it may have
+/// forgotten since zeros were written ahead, only to change its beginning. A page that the record before began is known.
+fn rest_of_page(start: u64, end: u64) -> u64 {
+    let rest = end.next_multiple_of(PAGE) - end;
+    if end - end % PAGE < start { 0 } else { rest }
+}
+
 impl Shared {
     pub(super) fn append(&self, parts: &[&[u8]]) -> Result<Appended, Error> {
         let length = parts.iter().map(|part| part.len()).sum::<usize>();
@@ -233,12 +242,15 @@ impl Shared {
         all.extend(parts);
         all.push(format::padding(length));
         let start = state.active.end;
+        let end = start + format::record_length(length);
+        let rest = rest_of_page(start, end);
+        all.push(&ZEROS[..rest as usize]);
         if let Err(error) = state.active.file.write_at(start, &all) {
             // Whatever was written of it lies behind the end and is overwritten by the next record.
             return Err(if disk::is_full(&error) { Error::NoSpace } else { self.poison(&mut state, error) });
         }
-        state.active.end = start + format::record_length(length);
-        state.active.written = state.active.written.max(state.active.end);
+        state.active.end = end;
+        state.active.written = state.active.written.max(end + rest);
         state.last = sequence;
         let first = state.unsynced_since.is_none();
         if first {

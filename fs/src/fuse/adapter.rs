@@ -321,7 +321,7 @@ impl Filesystem for Adapter {
             };
             return self.run_within(self.fsync_deadline, "write", number, work, answer);
         }
-        self.note(About::Writing);
+        self.note(About::Writing(data.len()));
         let attempt = async { self.volume.write(self.volume.inode(number.0)?, data, mode).await };
         if let Some(written) = self.answerer.at_once("write", attempt) {
             return answer(written);

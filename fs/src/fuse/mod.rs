@@ -3,6 +3,7 @@
 //!
 //! - `adapter`: one method per request. Takes the request apart, calls the volume, puts the reply together.
 //! - `answer`: runs a request's future, at once if it is warm, under a deadline if it is not.
+//! - `awake`: keeps processors from falling asleep between requests.
 //! - `buffers`: memory for data on its way in.
 //! - `convert`: times, modes and flags, with the traps of the library's version named.
 //! - `notify`: tells the kernel what other mounts changed, and what to let go of, from threads that hold no lock.
@@ -10,6 +11,7 @@
 
 mod adapter;
 mod answer;
+mod awake;
 mod buffers;
 mod convert;
 mod notify;
@@ -37,8 +39,9 @@ const MAX_BACKGROUND: u16 = 64;
 pub struct Options {
     /// Threads that read requests, at least 1. With `polling` it is one.
     pub threads: usize,
-    /// Watch the device while requests for names come in quick succession: up to three times as many per second, for a
-    /// processor that is busy meanwhile. Without effect on a machine with one processor.
+    /// Watch the device while requests for names or small writes come in quick succession, and keep processors from falling
+    /// asleep while any do: up to three times as many per second, for processors that are busy meanwhile. Without effect on a
+    /// machine with one processor.
     pub polling: bool,
     /// A request that is not answered by then fails, since its caller cannot even be killed while it waits. Longer than the
     /// cache's own deadline, whose error says more.
