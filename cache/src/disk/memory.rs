@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const SECTOR: u64 = 512;
+const EIO: i32 = 5;
 /// One call in so many takes this long on a disk that stumbles.
 const STUMBLE_ONE_IN: u64 = 50;
 /// Long enough for other threads to do what they are about to.
@@ -41,6 +42,21 @@ struct Shared {
     stumbles: AtomicBool,
 }
 
+/// A disk that fails now and then.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    /// Files whose names begin like this.
+    pub below: String,
+    /// One call in so many fails, on average; at least 1.
+    pub one_in: u64,
+    /// Which calls do.
+    pub seed: u64,
+    /// Reads fail.
+    pub reads: bool,
+    /// Writes fail; some of what they were to write is written, perhaps.
+    pub writes: bool,
+}
+
 /// What is shown a disk as it is when a sync is asked for, before the sync takes effect.
 pub type Watcher = Box<dyn Fn(MemoryDisk) + Send + Sync>;
 
@@ -55,6 +71,8 @@ struct State {
     watcher: Option<Watcher>,
     capacity: Option<u64>,
     sync_error: Option<i32>,
+    failing: Option<(Failing, Dice)>,
+    failures: u64,
     /// Syncs of files whose names begin like this wait.
     syncs_held: Option<String>,
     syncs_waiting: usize,
@@ -127,6 +145,16 @@ impl MemoryDisk {
     /// From now on every sync fails with this errno; `None` ends it.
     pub fn fail_syncs(&self, errno: Option<i32>) {
         self.shared.state.lock().sync_error = errno;
+    }
+
+    /// From now on reads and writes fail now and then with EIO; `None` ends it.
+    pub fn fail_now_and_then(&self, failing: Option<Failing>) {
+        self.shared.state.lock().failing = failing.map(|failing| (failing.clone(), Dice(failing.seed)));
+    }
+
+    /// Reads and writes that failed so far.
+    pub fn failures(&self) -> u64 {
+        self.shared.state.lock().failures
     }
 
     /// From now on a power cut tears writes at sectors of 512 bytes alone, as disks do.
@@ -274,7 +302,10 @@ struct Opened {
 impl DiskFile for Opened {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.shared.dawdle();
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
+        if state.fails(self.file, |failing| failing.reads).is_some() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         Ok(state.files[self.file].bytes.read(offset, buffer))
     }
 
@@ -284,6 +315,15 @@ impl DiskFile for Opened {
         let mut state = self.shared.state.lock();
         if state.capacity.is_some() && state.files[self.file].bytes.missing(change.range()) > state.free() {
             return Err(io::ErrorKind::StorageFull.into());
+        }
+        if let Some(dice) = state.fails(self.file, |failing| failing.writes) {
+            let whole = change.range();
+            let done = dice.roll(whole.end - whole.start + 1) as usize;
+            if done > 0 {
+                let begun = Change::write(offset, &[&parts.concat()[..done]]);
+                state.change(self.file, begun);
+            }
+            return Err(io::Error::from_raw_os_error(EIO));
         }
         state.change(self.file, change);
         drop(state);
@@ -382,6 +422,15 @@ impl State {
     fn holds(&self, file: usize) -> bool {
         let held = |prefix: &String| self.names.iter().any(|(name, at)| *at == file && name.starts_with(prefix));
         self.syncs_held.as_ref().is_some_and(|prefix| prefix.is_empty() || held(prefix))
+    }
+
+    /// If a call to a file fails: chance for what it does all the same.
+    fn fails(&mut self, file: usize, concerned: impl Fn(&Failing) -> bool) -> Option<&mut Dice> {
+        let (failing, dice) = self.failing.as_mut().filter(|(failing, _)| concerned(failing))?;
+        let below = |(name, at): (&String, &usize)| *at == file && name.starts_with(&failing.below);
+        let fails = self.names.iter().any(below) && dice.roll(failing.one_in.max(1)) == 0;
+        self.failures += u64::from(fails);
+        fails.then_some(dice)
     }
 
     fn change(&mut self, file: usize, change: Change) {

@@ -15,7 +15,7 @@ mod memory;
 
 pub use encrypted::EncryptedDisk;
 pub use file::{FileDisk, OpenError};
-pub use memory::{MemoryDisk, Watcher};
+pub use memory::{Failing, MemoryDisk, Watcher};
 
 use std::io;
 use std::path::PathBuf;
