@@ -135,6 +135,7 @@ impl Shared {
         }
         let pressure = pressure.max(pending.saturating_mul(100) / limit.max(1)).min(100);
         if pressure > SLOW_ABOVE {
+            let _hurry = self.foreground.hurry();
             tokio::time::sleep(SLOWEST.mul_f64((pressure - SLOW_ABOVE) as f64 / (100 - SLOW_ABOVE) as f64)).await;
         }
         let full = |state: &State| {
