@@ -368,6 +368,7 @@ impl Shared {
         // Somebody else removed them and they cannot come back: they go as if they had been removed here.
         counted.extend(lost.into_iter().map(|inode| Mutation::Links { inode, links: 0 }));
         if !counted.is_empty() {
+            let counted = state.tree.with_adoptions(counted);
             state.record(&self.journal, &counted)?;
         }
         way.inodes.keys().for_each(|inode| state.tree.doubt_names(*inode));

@@ -10,7 +10,7 @@ use crate::index::Feed;
 use crate::load::Ticket;
 use crate::record::{Mutation, Write};
 use crate::shared::{Shared, State};
-use crate::tree::{Loaded, Missed, Node, SetTimes};
+use crate::tree::{Before, Loaded, Missed, Node, SetTimes};
 use crate::warm::names::Followed;
 use crate::{Error, Invalidation, Name};
 use bytes::Bytes;
@@ -243,7 +243,9 @@ impl Shared {
         record.push(entry(&kept, None, Some(ours)));
         let record = state.tree.with_adoptions(record);
         state.record(&self.journal, &record)?;
-        self.keep_bytes(state, ours)?;
+        if matches!(loaded.before, Before::Gone) {
+            self.keep_bytes(state, ours)?;
+        }
         if theirs.is_some() {
             self.note_conflict(directory, &kept);
         }

@@ -21,6 +21,8 @@ pub(crate) struct Applied {
     touched: Vec<InodeId>,
     /// Directories in which a name is again what it was on the network.
     restored: Vec<InodeId>,
+    /// Directories that got a place, and the one that they had before.
+    moved: Vec<(InodeId, (InodeId, Name))>,
 }
 
 impl Tree {
@@ -36,6 +38,9 @@ impl Tree {
         let mut applied = Applied::default();
         for mutation in mutations {
             self.apply(mutation, position, &mut applied)?;
+        }
+        for (inode, place) in applied.moved {
+            self.leave(inode, place);
         }
         for (inode, change) in pins {
             if let Some(node) = self.nodes.get_mut(inode) {
@@ -155,8 +160,14 @@ impl Tree {
         }
         let Some((parent, name)) = &adopt.name else { return Ok(()) };
         let entries = self.nodes.get(parent).and_then(|node| node.directory.as_deref()).ok_or(UNKNOWN)?;
-        if entries.slot(name).is_none_or(|slot| !slot.is_local()) {
+        let slot = entries.slot(name);
+        if slot.is_none_or(|slot| !slot.is_local()) {
+            let before = slot.and_then(|slot| slot.child).filter(|(before, _)| *before != adopt.inode);
             self.set_slot(*parent, name, Some((adopt.inode, adopt.attributes.kind)))?;
+            self.displace(*parent, name, before);
+        }
+        if self.child_of(*parent, name) == Some(adopt.inode) {
+            self.attach(*parent, name, adopt.inode);
         }
         Ok(())
     }
@@ -181,7 +192,6 @@ impl Tree {
 
     /// After a record: an inode without a name is none of the network's concern, one that got a name is.
     pub(super) fn settle_names(&mut self, inode: InodeId) {
-        self.count_known_names(inode);
         let named = self.nlink(inode).is_some_and(|nlink| nlink > 0);
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         let was_orphan = std::mem::replace(&mut node.orphan, !named);
@@ -199,7 +209,7 @@ impl Tree {
         self.drop_if_gone(inode);
     }
 
-    /// How many names are known of a file, if that is more than it counts.
+    /// How many names are known of a file, if that is more than it counts: rows of the network may have counted fewer.
     pub(super) fn uncounted_links(&self, inode: InodeId) -> Option<u32> {
         let node = self.nodes.get(&inode).filter(|node| !node.is_directory())?;
         let names = node.names.iter().filter(|(at, name)| self.child_of(*at, name) == Some(inode)).count();
@@ -217,15 +227,6 @@ impl Tree {
     pub(super) fn note_elsewhere(&mut self, inode: InodeId) {
         if let Some(node) = self.nodes.get_mut(&inode).filter(|node| node.is_directory()) {
             node.elsewhere = node.names.is_empty();
-        }
-    }
-
-    /// A file has at least the names that are known of it: rows of the network may have counted fewer.
-    fn count_known_names(&mut self, inode: InodeId) {
-        if let Some(links) = self.uncounted_links(inode)
-            && let Some(node) = self.nodes.get_mut(&inode)
-        {
-            node.links = links;
         }
     }
 
@@ -249,6 +250,7 @@ impl Tree {
             // Others had moved it there, which is in no record.
             self.attach(directory, name, inode);
         }
+        self.displace(directory, name, known.flatten().filter(|known| Some(*known) != before));
         let slot = self.set_slot(directory, name, after)?;
         let differed = slot.base().is_some();
         let base = slot.base().map_or(previous, |(base, _)| base);
@@ -262,10 +264,19 @@ impl Tree {
             applied.touched.push(inode);
         }
         if let Some((inode, kind)) = after {
-            self.gain_name(directory, name, inode, kind);
+            let before = self.gain_name(directory, name, inode, kind);
+            applied.moved.extend(before.map(|place| (inode, place)));
             applied.touched.push(inode);
         }
         Ok(())
+    }
+
+    /// Replay: others had taken a name from what it names here, which is in no record.
+    fn displace(&mut self, directory: InodeId, name: &Name, from: Option<(InodeId, Kind)>) {
+        let Some((inode, _)) = from else { return };
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        node.names.retain(|(parent, known)| *parent != directory || known != name);
+        node.elsewhere |= node.is_directory() && node.names.is_empty();
     }
 
     fn lose_name(&mut self, directory: InodeId, name: &Name, inode: InodeId, kind: Kind) {
@@ -283,23 +294,21 @@ impl Tree {
         }
     }
 
-    fn gain_name(&mut self, directory: InodeId, name: &Name, inode: InodeId, kind: Kind) {
+    /// Gives the place that a directory had before.
+    fn gain_name(&mut self, directory: InodeId, name: &Name, inode: InodeId, kind: Kind) -> Option<(InodeId, Name)> {
         if kind == Kind::Directory
             && let Some(parent) = self.nodes.get_mut(&directory)
         {
             parent.links = parent.links.saturating_add(1);
             parent.renamed = true;
         }
-        let Some(node) = self.nodes.get_mut(&inode) else { return };
-        if kind == Kind::Directory {
-            // It has one; another one that is known was before others moved it.
-            node.names.clear();
-        }
-        node.add_name(directory, name);
+        let before = self.place(directory, name, inode);
+        let node = self.nodes.get_mut(&inode)?;
         (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_add(1);
         }
+        before
     }
 
     fn dirty_bytes_of(&self, inode: InodeId) -> u64 {

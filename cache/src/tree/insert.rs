@@ -1,10 +1,12 @@
 //! What the loader brings in: rows of the network, opened. Local changes always win over them.
 
+use super::news::Waits;
 use super::{Node, Tree};
 use crate::Name;
 use crate::content::map::{Backing, Content};
 use crate::record::{Adopt, Mutation};
 use std::collections::HashSet;
+use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
 
 /// A row of a directory, opened.
@@ -90,6 +92,7 @@ impl Tree {
             return Taken::Nothing;
         };
         let known = entries.slot(&loaded.name).cloned();
+        self.know_name(directory, &loaded.name);
         if let Some(slot) = known.as_ref().filter(|slot| slot.is_local()) {
             let (here, there) = (slot.child.map(|(child, _)| child), after.map(|(child, _)| child));
             if here != there {
@@ -107,6 +110,17 @@ impl Tree {
         match (before, &loaded.before) {
             (Some((inode, _)), Before::Unknown) if self.is_needed(inode) => return Taken::Ask,
             (Some((inode, _)), Before::Gone) if self.would_strand(directory, inode, loaded) => return Taken::Clash,
+            (Some((inode, Kind::File)), Before::Elsewhere(adopt)) if self.would_strand(directory, inode, loaded) => {
+                if self.nodes.get(&inode).is_some_and(|node| node.cut != 0) {
+                    // Perhaps names that went with the cut: how many are left is known when the network has it.
+                    self.hold_off(directory, &loaded.name, None, Waits::ForCutOf(inode));
+                    return Taken::Nothing;
+                }
+                if adopt.links.saturating_add_signed(self.pending_links(inode)) == 0 {
+                    // All other names were removed here.
+                    return Taken::Clash;
+                }
+            }
             _ => {}
         }
         let mut changed = known.is_some() && known.and_then(|slot| slot.child) != after;
@@ -128,7 +142,7 @@ impl Tree {
         if changed { Taken::Changed } else { Taken::Nothing }
     }
 
-    /// True if what a name named before is changed here and would be left without a name.
+    /// True if what a name named before is changed here and would be left without a name that is known.
     fn would_strand(&self, directory: InodeId, inode: InodeId, loaded: &Loaded) -> bool {
         let is_other = |at: &InodeId, name: &Name| *at != directory || *name != loaded.name;
         let elsewhere = |node: &Node| {
@@ -209,10 +223,9 @@ impl Tree {
         if self.is_old_inode(ticket, adopt.inode) {
             return false;
         }
-        let pending = self.pending_links(adopt.inode);
+        let links = self.links_here(adopt.inode, adopt.links);
         let Some(node) = self.nodes.get_mut(&adopt.inode) else {
-            let node = Node { names: Vec::new(), ..Node::known(adopt) };
-            self.nodes.insert(adopt.inode, node);
+            self.nodes.insert(adopt.inode, Node::known(adopt));
             self.recount_known(adopt.inode);
             self.attach_warm(adopt.inode);
             self.touch(adopt.inode);
@@ -220,7 +233,7 @@ impl Tree {
         };
         // What only names changed of here: a directory's count is for when they are on the network.
         let counts = node.cut == 0 && !(node.renamed && node.is_directory());
-        let links = if counts { adopt.links.saturating_add_signed(pending) } else { node.links };
+        let links = if counts { links } else { node.links };
         let other_links = links != node.links;
         let newer = adopt.version > node.version || (adopt.version == node.version && other_links);
         if !newer {
@@ -260,8 +273,20 @@ impl Tree {
         }
     }
 
+    /// How many names a file has here if the network has so many. What is shown has one, until it was heard what became of that.
+    /// Of directories these are subdirectories, as the network has them.
+    fn links_here(&self, inode: InodeId, links: u32) -> u32 {
+        if self.nodes.get(&inode).is_some_and(Node::is_directory) {
+            return links;
+        }
+        match links.saturating_add_signed(self.pending_links(inode)) {
+            0 => u32::from(self.name_of(inode).is_some()),
+            links => links,
+        }
+    }
+
     /// How many more names a file has here than on the network.
-    pub(crate) fn pending_links(&self, inode: InodeId) -> i32 {
+    fn pending_links(&self, inode: InodeId) -> i32 {
         let renamed = self.nodes.get(&inode).is_some_and(|node| node.renamed && !node.is_directory());
         if renamed { self.changed_links(inode) } else { 0 }
     }
@@ -282,7 +307,7 @@ impl Tree {
     /// numbers.
     pub(crate) fn recount_links(&self, rows: impl Iterator<Item = (InodeId, u32)>) -> Vec<Mutation> {
         let recounted = rows.filter_map(|(inode, links)| {
-            let links = links.saturating_add_signed(self.pending_links(inode));
+            let links = self.links_here(inode, links);
             let node = self.nodes.get(&inode).filter(|node| !node.is_directory() && node.links != links);
             node.map(|_| Mutation::Links { inode, links })
         });
@@ -301,14 +326,32 @@ impl Tree {
         }
     }
 
+    /// Notes a name of an inode. A directory has one place: it leaves the one that it had before.
     pub(super) fn attach(&mut self, directory: InodeId, name: &Name, inode: InodeId) {
-        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        if let Some(place) = self.place(directory, name, inode) {
+            self.leave(inode, place);
+        }
+    }
+
+    /// Notes a name of an inode; gives the place that a directory had before, where its name still is.
+    pub(super) fn place(&mut self, directory: InodeId, name: &Name, inode: InodeId) -> Option<(InodeId, Name)> {
+        let node = self.nodes.get_mut(&inode)?;
+        let mut before = None;
         if node.is_directory() {
+            before = node.names.pop().filter(|(at, known)| *at != directory || known != name);
             node.names.clear();
             node.elsewhere = false;
         }
-        if !node.names.iter().any(|(parent, known)| *parent == directory && known == name) {
-            node.add_name(directory, name);
+        node.add_name(directory, name);
+        before
+    }
+
+    /// A directory is somewhere else now: if the network's name of it is still here, it goes.
+    pub(super) fn leave(&mut self, inode: InodeId, (directory, name): (InodeId, Name)) {
+        let slot = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()?.slot(&name));
+        let is_left = |slot: &super::Slot| !slot.is_local() && slot.child.is_some_and(|(child, _)| child == inode);
+        if slot.is_some_and(is_left) {
+            self.leave_name(directory, name);
         }
     }
 
@@ -325,6 +368,7 @@ impl Tree {
             return;
         }
         if !node.is_directory() && !elsewhere {
+            node.journaled = false;
             node.links = node.links.saturating_sub(1).max(u32::try_from(node.names.len()).unwrap_or(u32::MAX));
             // Still open here: it goes on without a name, as if it had been removed here.
             node.orphan = node.links == 0 && node.pins > 0;

@@ -22,7 +22,9 @@ pub(crate) struct News {
     missed_names: BTreeSet<(InodeId, Name)>,
     missed_inodes: BTreeSet<InodeId>,
     missed_listings: BTreeSet<InodeId>,
-    /// Names whose rows wait for a directory that was moved here.
+    /// Names of directories that are known to be elsewhere now: what they name is not known.
+    left: BTreeSet<(InodeId, Name)>,
+    /// Names whose rows wait for something that is changed here.
     held_off: BTreeMap<(InodeId, Name), HeldOff>,
 }
 
@@ -31,8 +33,16 @@ pub(crate) struct News {
 struct HeldOff {
     /// The directory that it names on the network.
     child: Option<InodeId>,
-    /// Until this one is no longer moved here.
-    by: InodeId,
+    waits: Waits,
+}
+
+/// What a row waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Waits {
+    /// This directory is no longer moved here.
+    ForMoveOf(InodeId),
+    /// The network has the cuts of this file.
+    ForCutOf(InodeId),
 }
 
 /// What is to be loaded again.
@@ -96,6 +106,26 @@ impl Tree {
         self.news.missed_names.insert((directory, name));
     }
 
+    /// A directory has left a name, as its row under another one shows: what the name names now is to be asked.
+    pub(super) fn leave_name(&mut self, directory: InodeId, name: Name) {
+        // It was there a moment ago.
+        let _ = self.set_slot(directory, &name, None);
+        self.news.left.insert((directory, name.clone()));
+        self.miss_name(directory, name);
+    }
+
+    /// What a name names is known again.
+    pub(super) fn know_name(&mut self, directory: InodeId, name: &Name) {
+        if !self.news.left.is_empty() {
+            self.news.left.remove(&(directory, name.clone()));
+        }
+    }
+
+    /// True of a name that a directory has left, as long as it was not asked what it names now.
+    pub(super) fn is_left(&self, directory: InodeId, name: &Name) -> bool {
+        !self.news.left.is_empty() && self.news.left.contains(&(directory, name.clone()))
+    }
+
     /// Notes an inode whose row was not taken in.
     pub(crate) fn miss_inode(&mut self, inode: InodeId) {
         self.news.missed_inodes.insert(inode);
@@ -113,17 +143,23 @@ impl Tree {
         let child = after.filter(|(_, kind)| *kind == Kind::Directory).map(|(child, _)| child);
         let place = (directory, name.clone());
         self.news.held_off.remove(&place);
-        let by = child.and_then(|child| self.moved_here(&place, child)).or_else(|| {
-            let waits = |held: &&HeldOff| before.is_some() && held.child == before;
-            self.news.held_off.values().find(waits).map(|held| held.by)
+        let moved = child.and_then(|child| self.moved_here(&place, child)).map(Waits::ForMoveOf);
+        let waits = moved.or_else(|| {
+            let takes_its_name = |held: &&HeldOff| before.is_some() && held.child == before;
+            self.news.held_off.values().find(takes_its_name).map(|held| held.waits)
         });
-        let Some(by) = by else { return false };
-        self.news.held_off.insert(place, HeldOff { child, by });
+        let Some(waits) = waits else { return false };
+        self.hold_off(directory, name, child, waits);
+        true
+    }
+
+    /// Lets the row of a name wait; `child` is the directory that it names, if it names one.
+    pub(super) fn hold_off(&mut self, directory: InodeId, name: &Name, child: Option<InodeId>, waits: Waits) {
+        self.news.held_off.insert((directory, name.clone()), HeldOff { child, waits });
         if self.entries_mut(directory).is_ok_and(|entries| entries.slot(name).is_none()) {
             // It was there a moment ago.
             let _ = self.set_slot(directory, name, None);
         }
-        true
     }
 
     /// What was moved here, if a directory cannot have a place because of that.
@@ -155,7 +191,10 @@ impl Tree {
 
     /// True if a row does not have to wait any more.
     fn waits_no_more(&self, held: &HeldOff) -> bool {
-        !self.is_moved(held.by)
+        match held.waits {
+            Waits::ForMoveOf(directory) => !self.is_moved(directory),
+            Waits::ForCutOf(inode) => self.nodes.get(&inode).is_none_or(|node| node.cut == 0),
+        }
     }
 
     /// Names of an inode that are not changed here may have changed on the network.
@@ -190,6 +229,7 @@ impl Tree {
     pub(crate) fn take_missed(&mut self) -> Missed {
         let listings = std::mem::take(&mut self.news.missed_listings);
         let listings = listings.into_iter().filter(|directory| self.nodes.contains_key(directory)).collect();
+        self.news.left.retain(|(directory, _)| self.nodes.contains_key(directory));
         let mut missed = std::mem::take(&mut self.news.missed_names);
         let held_off = std::mem::take(&mut self.news.held_off);
         for (place, held) in held_off {

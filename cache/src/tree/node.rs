@@ -41,7 +41,7 @@ pub(crate) struct Node {
     pub(crate) pins: u64,
     /// The journal knows it.
     pub(crate) journaled: bool,
-    /// Names known of it; all of a directory's (there is one), perhaps not all of a file's.
+    /// Names known of it, each once; all of a directory's (there is one), perhaps not all of a file's.
     pub(crate) names: Vec<(InodeId, Name)>,
     /// Entries of a directory.
     pub(crate) directory: Option<Box<Directory>>,
@@ -70,9 +70,6 @@ impl Node {
         node.orphan = node.is_nameless();
         node.version = adopt.version;
         node.digest = adopt.digest();
-        if let Some((directory, name)) = &adopt.name {
-            node.add_name(*directory, name);
-        }
         node.directory = (kind == Kind::Directory).then(Box::default);
         node.content = (kind == Kind::File).then(|| Box::new(Content::new_remote()));
         node
@@ -100,8 +97,11 @@ impl Node {
         }
     }
 
-    /// Adds a name. Almost always there is one, so room is made for one.
+    /// Adds a name, if it is not known already. Almost always there is one, so room is made for one.
     pub(crate) fn add_name(&mut self, directory: InodeId, name: &Name) {
+        if self.names.iter().any(|(parent, known)| *parent == directory && known == name) {
+            return;
+        }
         if self.names.is_empty() {
             self.names.reserve_exact(1);
         }

@@ -136,12 +136,8 @@ impl Tree {
                 }
             }
         }
-        if let Some((inode, _)) = child
-            && let Some(node) = self.nodes.get_mut(&inode)
-            && !node.names.iter().any(|(parent, known)| *parent == directory && known == name)
-        {
-            node.add_name(directory, name);
-            node.elsewhere = false;
+        if let Some((inode, _)) = child {
+            self.attach(directory, name, inode);
         }
         if cut != 0 {
             self.in_cut(cut).names.push((directory, name.clone()));

@@ -4,7 +4,7 @@ use super::apply::SetTimes;
 use super::{Node, Tree};
 use crate::Name;
 use crate::record::{Adopt, Mutation, SecretBytes};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use strewn_engine::bucket::{Kind, MAX_OFFSET};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -343,7 +343,11 @@ impl<'a> Transaction<'a> {
         let missing = || Stop::Missing(Missing::Entries(directory, vec![name.clone()]));
         let entries = self.node(directory)?.directory.as_deref().ok_or(Stop::Errno(ENOTDIR))?;
         let child = entries.get(name).ok_or_else(missing)?;
-        if child.is_some_and(|(inode, _)| self.tree.node(inode).is_none()) {
+        let is_unknown = match child {
+            Some((inode, _)) => self.tree.node(inode).is_none(),
+            None => self.tree.is_left(directory, name),
+        };
+        if is_unknown {
             return Err(missing());
         }
         Ok(child)
@@ -367,12 +371,13 @@ impl Tree {
             self.adopt_into(inode, &mut seen, &mut adoptions);
         }
         // Names that only the network told of are in no record: how many there are decides whether the last one goes.
-        let losing = mutations.iter().filter_map(|mutation| match mutation {
-            Mutation::Entry { previous, .. } => *previous,
-            _ => None,
+        let named = mutations.iter().flat_map(|mutation| match mutation {
+            Mutation::Entry { previous, child, .. } => [*previous, *child],
+            _ => [None; 2],
         });
-        let told = losing.filter_map(|inode| Some(Mutation::Links { inode, links: self.uncounted_links(inode)? }));
-        adoptions.extend(told);
+        let told: BTreeMap<InodeId, u32> =
+            named.flatten().filter_map(|inode| Some((inode, self.uncounted_links(inode)?))).collect();
+        adoptions.extend(told.into_iter().map(|(inode, links)| Mutation::Links { inode, links }));
         if adoptions.is_empty() {
             return mutations;
         }
@@ -409,7 +414,11 @@ fn subjects(mutation: &Mutation) -> [Option<InodeId>; 3] {
         Mutation::Attributes { inode, .. }
         | Mutation::Times { inode, .. }
         | Mutation::Resize { inode, .. }
-        | Mutation::Punch { inode, .. } => [Some(*inode), None, None],
+        | Mutation::Punch { inode, .. }
+        | Mutation::Links { inode, .. }
+        | Mutation::Elsewhere { inode } => [Some(*inode), None, None],
+        Mutation::Rebase(rebase) => [Some(rebase.inode), None, None],
+        Mutation::RebaseEntry { directory, .. } => [Some(*directory), None, None],
         Mutation::Write(write) => [Some(write.inode), None, None],
         Mutation::Entry { directory, previous, child, .. } => [Some(*directory), *previous, *child],
         _ => [None; 3],

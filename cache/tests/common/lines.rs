@@ -9,20 +9,23 @@ use strewn_engine::bucket::lease::{HeldLease, LeaseReply, LeaseRequest};
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::bucket::*;
 use strewn_engine::ids::{InodeId, RunId, SegmentId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// A bucket as one mount reaches it.
 pub struct Lines {
     bucket: MemoryBucket,
     off: AtomicBool,
     silent: AtomicBool,
+    /// What others change is not told.
+    deaf: watch::Sender<bool>,
     /// Wakes those that wait for an answer when the lines are cut.
     cut: Notify,
 }
 
 impl Lines {
     pub fn new(bucket: MemoryBucket) -> Self {
-        Self { bucket, off: AtomicBool::new(false), silent: AtomicBool::new(false), cut: Notify::new() }
+        let (off, silent, deaf) = (AtomicBool::new(false), AtomicBool::new(false), watch::channel(false).0);
+        Self { bucket, off, silent, deaf, cut: Notify::new() }
     }
 
     pub fn cut_off(&self, off: bool) {
@@ -33,6 +36,11 @@ impl Lines {
     /// No answer comes to what is asked from now on, until the lines are cut.
     pub fn silence(&self, silent: bool) {
         self.silent.store(silent, Ordering::SeqCst);
+    }
+
+    /// The change feed tells nothing any more, or goes on.
+    pub fn deafen(&self, deaf: bool) {
+        self.deaf.send_replace(deaf);
     }
 
     async fn pass<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -95,7 +103,18 @@ impl BucketService for Lines {
     }
 
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error> {
-        self.pass(self.bucket.changes(after, wait)).await
+        let told = async {
+            loop {
+                let mut deaf = self.deaf.subscribe();
+                let open = deaf.wait_for(|deaf| !deaf).await.map(drop);
+                open.map_err(|_| Error::Unreachable("the lines are gone".into()))?;
+                let changes = self.bucket.changes(after, wait).await?;
+                if !*deaf.borrow() {
+                    return Ok(changes);
+                }
+            }
+        };
+        self.pass(told).await
     }
 
     async fn usage(&self) -> Result<Usage, Error> {

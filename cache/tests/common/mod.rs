@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // every test binary uses its part
 
 pub mod lines;
+pub mod two;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -126,11 +126,23 @@ pub(crate) async fn fresh_view(bucket: &MemoryBucket) -> View {
 
 /// Walks through everything and reads it.
 pub(crate) async fn view(volume: &Arc<Volume>) -> View {
+    loop {
+        if let Some(view) = walk(volume).await {
+            return view;
+        }
+    }
+}
+
+/// The same; nothing if a directory is heard to be elsewhere meanwhile.
+async fn walk(volume: &Arc<Volume>) -> Option<View> {
     let paths = Paths::new(volume.clone(), ROOT);
     let mut view = View::new();
     let mut open = vec![String::new()];
     while let Some(directory) = open.pop() {
-        let mut listing = paths.list(directory.as_bytes()).await.expect("list");
+        let mut listing = match paths.list(directory.as_bytes()).await {
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR) => return None,
+            listing => listing.expect("list"),
+        };
         while let Some((name, stat)) = listing.next().await.expect("a line") {
             let path = format!("{directory}/{}", String::from_utf8(name).expect("names are text"));
             let content = match stat.attributes.kind {
@@ -153,7 +165,7 @@ pub(crate) async fn view(volume: &Arc<Volume>) -> View {
             view.insert(path, Seen { inode: stat.inode, content });
         }
     }
-    view
+    Some(view)
 }
 
 /// Everything has as many links as it has names.

@@ -1,0 +1,57 @@
+//! Directories that others move: each is shown in one place, whatever was heard already and after a crash.
+
+mod common;
+
+use common::two::{Two, change_mode};
+use common::*;
+use strewn_engine::bucket::Kind;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_found_where_it_was_moved_to_is_nowhere_else() {
+    let mounts = Two::new().await;
+    let root = mounts.root.inode;
+    let z = create(&mounts.one, root, "z", Kind::Directory).await;
+    let w = create(&mounts.one, z, "w", Kind::Directory).await;
+    mounts.tell_two().await;
+    assert_eq!(lookup(&mounts.two, root, "z").await, Some(z));
+    assert_eq!(lookup(&mounts.two, z, "w").await, Some(w));
+    mounts.lines.deafen(true);
+    // What the second mount looks at for the first time it finds as it is now.
+    rename(&mounts.one, z, "w", root, "w").await;
+    rename(&mounts.one, root, "z", w, "z").await;
+    let new = create(&mounts.one, root, "z", Kind::Directory).await;
+    drain(&mounts.one).await;
+    assert_eq!(lookup(&mounts.two, w, "z").await, Some(z));
+    // It was the one in the root until now, which would be in itself.
+    assert_eq!(lookup(&mounts.two, root, "z").await, Some(new));
+    mounts.lines.deafen(false);
+    mounts.tell_two().await;
+    let found = picture(&mounts.two).await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["/w", "/w/z", "/z"]);
+    mounts.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_moved_by_somebody_and_removed_here_is_gone_after_a_crash() {
+    let mut mounts = Two::new().await;
+    let root = mounts.root.inode;
+    let x = create(&mounts.one, root, "x", Kind::Directory).await;
+    let y = create(&mounts.one, root, "y", Kind::Directory).await;
+    mounts.tell_two().await;
+    assert_eq!(lookup(&mounts.two, root, "x").await, Some(x));
+    assert_eq!(lookup(&mounts.two, root, "y").await, Some(y));
+    change_mode(&mounts.two, x, 0o700).await;
+    mounts.tell_one().await;
+    rename(&mounts.one, root, "x", y, "moved").await;
+    change_mode(&mounts.one, x, 0o750).await;
+    mounts.tell_two().await;
+    assert_eq!(lookup(&mounts.two, y, "moved").await, Some(x));
+    unlink(&mounts.two, y, "moved").await;
+    mounts.two_dies().await;
+    // What is left of it would be refused for ever.
+    mounts.settle().await;
+    for cache in [&mounts.one, &mounts.two] {
+        assert_eq!(picture(cache).await.keys().collect::<Vec<_>>(), ["/y"]);
+    }
+    mounts.close().await;
+}
