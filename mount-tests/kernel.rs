@@ -1,8 +1,9 @@
 //! What the kernel keeps copies of, or reads without asking, is never old.
 
-use crate::harness::{Drive, sh, wait_until};
+use crate::harness::{Drive, run, sh, wait_until};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -118,4 +119,38 @@ fn who_reads_or_maps_a_file_sees_what_others_write() {
         reader.read_exact_at(&mut bytes, size as u64 + 4_998).unwrap();
         assert_eq!(&bytes, b"\0\0beyond");
     }
+}
+
+/// Inodes that a mount knows.
+fn known(drive: &Drive, mountpoint: &Path) -> u64 {
+    let status = run(drive.strewn(["status", "--json"]).arg(mountpoint));
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    status["known_inodes"].as_u64().unwrap()
+}
+
+#[test]
+fn what_was_looked_up_is_let_go_of_when_memory_is_short_and_nobody_notices() {
+    const FILES: usize = 3_000;
+    let drive = Drive::up();
+    sh(drive.path(), "mkdir d; cd d; for i in $(seq 3000); do echo content $i > f$i; done; ln f2999 linked");
+    drive.sync();
+    let (small, cache) = (drive.beside("small"), drive.beside("small-cache"));
+    fs::create_dir(&small).unwrap();
+    run(drive.strewn(["mount", "drive", "--detach", "--memory", "1M", "--cache-dir"]).arg(&cache).arg(&small));
+    let dir = small.join("d");
+    let (open, inside) = (File::open(dir.join("f7")).unwrap(), File::open(&dir).unwrap());
+    let listed = sh(&dir, "ls -li");
+    wait_until("most of it is forgotten", || known(&drive, &small) < 1_000);
+
+    let shown = |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    assert_eq!((shown(&open), shown(&inside)), (dir.join("f7"), dir.clone()));
+    assert_eq!(std::io::read_to_string(&open).unwrap(), "content 7\n");
+    assert_eq!(sh(&dir, "ls -li"), listed, "the same inodes with the same attributes");
+    for number in (1..=FILES).step_by(97) {
+        assert_eq!(fs::read_to_string(dir.join(format!("f{number}"))).unwrap(), format!("content {number}\n"));
+    }
+    // What is changed meanwhile is kept however short memory is.
+    sh(&dir, "for i in $(seq 1 3 3000); do echo changed >> f$i; done; ls -l > /dev/null");
+    assert_eq!(sh(&dir, "cat f* | grep -c changed").trim(), "1000");
+    assert_eq!(fs::read_to_string(dir.join("f7")).unwrap(), "content 7\nchanged\n");
 }

@@ -37,6 +37,8 @@ pub(crate) struct MountPlan {
     pub(crate) suid: bool,
     pub(crate) dev: bool,
     pub(crate) cache_size: Option<u64>,
+    /// Bytes for what is known of names and attributes.
+    pub(crate) memory: Option<u64>,
     /// How long changes rest before they go up.
     pub(crate) upload_delay: Option<Duration>,
     pub(crate) promises: Promises,
@@ -156,6 +158,9 @@ fn cache_options(plan: &MountPlan, opened: &Opened) -> Outcome<Options> {
     if let Some(size) = plan.cache_size {
         options.budget = size;
         options.dirty_limit = size / 2;
+    }
+    if let Some(memory) = plan.memory {
+        options.memory = memory;
     }
     if let Some(delay) = plan.upload_delay {
         options.cut_idle = delay;

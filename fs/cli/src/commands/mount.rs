@@ -50,6 +50,9 @@ pub(crate) struct Mount {
     /// Most bytes of the cache on disk, at least 256M [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = cache_size)]
     cache_size: Option<u64>,
+    /// Memory for what is known of names and attributes, at least 1M; what is open or changed is kept beyond it [default: 128M]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<u64>,
     /// Keep nothing readable in the cache directory. It is slower, and a restarted mount fetches again what the network has. A
     /// cache that was first used without this cannot be used with it before it was emptied, nor the other way round
     #[arg(long)]
@@ -61,7 +64,7 @@ pub(crate) struct Mount {
     /// nopolling (saves a processor while requests come in quick succession, for less speed), uid=ID, gid=ID,
     /// umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
     /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
-    /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, drain-timeout=DURATION as above
+    /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, memory=SIZE, drain-timeout=DURATION as above
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
 }
@@ -91,6 +94,8 @@ impl ReachArg {
 
 /// Smallest cache budget that is accepted: a full segment sealed beside its plaintext, and the journal.
 const MIN_CACHE: u64 = 256 << 20;
+/// Enough for some hundred inodes.
+const MIN_MEMORY: u64 = 1 << 20;
 
 impl Mount {
     pub(crate) async fn run(mut self) -> Outcome {
@@ -121,6 +126,7 @@ impl Mount {
         plan.read_only = self.read_only;
         plan.encrypt_cache = self.encrypt_cache;
         plan.cache_size = self.cache_size;
+        plan.memory = self.memory;
         plan.upload_delay = self.upload_delay;
         plan.promises = Promises { fsync: self.sync.reach(), close: self.close.reach() };
         mounted::serve(mount, opened, plan).await
@@ -151,6 +157,7 @@ impl Mount {
             "pidfile" if value.is_empty() => return Err(need()),
             "pidfile" => self.pidfile = Some(value.into()),
             "cache-size" => self.cache_size = Some(cache_size(value).map_err(Failure::usage)?),
+            "memory" => self.memory = Some(memory(value).map_err(Failure::usage)?),
             "drain-timeout" => self.drain_timeout = Some(output::parse_duration(value).map_err(Failure::usage)?),
             "uid" => plan.shown.uid = Some(id(name, value)?),
             "gid" => plan.shown.gid = Some(id(name, value)?),
@@ -196,6 +203,14 @@ fn cache_size(text: &str) -> Result<u64, String> {
     let size = output::parse_size(text)?;
     match size < MIN_CACHE {
         true => Err(format!("a cache of {text} is too small: at least {}", output::bytes(MIN_CACHE))),
+        false => Ok(size),
+    }
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    let size = output::parse_size(text)?;
+    match size < MIN_MEMORY {
+        true => Err(format!("{text} of memory are too little: at least {}", output::bytes(MIN_MEMORY))),
         false => Ok(size),
     }
 }
