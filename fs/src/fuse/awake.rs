@@ -16,6 +16,8 @@ const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
 const GUEST: &str = "haltpoll";
 /// Microseconds for guests.
 const NO_SLEEP: i32 = 0;
+/// All of a guest's processors stay awake, so one with more of them does without: its host has others to serve.
+const MOST_AWAKE: u64 = 8;
 /// Microseconds for other machines: their lightest sleep stays allowed.
 const LIGHT_SLEEP: i32 = 2;
 /// Microseconds that mean anything goes: the kernel's own default.
@@ -30,12 +32,12 @@ pub(super) struct Awake {
 }
 
 impl Awake {
-    /// `None` for who may not, and where the kernel does not have it.
-    pub(super) fn new() -> Option<Self> {
+    /// `None` for who may not, where the kernel does not have it, and where it would cost more than it gives.
+    pub(super) fn new(processors: u64) -> Option<Self> {
         let device = OpenOptions::new().write(true).open(DEVICE);
         let device = device.inspect_err(|error| tracing::debug!(%error, "cannot open {DEVICE}")).ok()?;
         let driver = std::fs::read_to_string(DRIVER).unwrap_or_default();
-        let latency = if driver.trim() == GUEST { NO_SLEEP } else { LIGHT_SLEEP };
+        let latency = latency(&driver, processors)?;
         let mut awake = Self::on(device, latency);
         awake.keep(false).then_some(awake)
     }
@@ -59,14 +61,29 @@ impl Awake {
     }
 }
 
+/// The longest time that waking up may take, in microseconds.
+fn latency(driver: &str, processors: u64) -> Option<i32> {
+    match driver.trim() == GUEST {
+        true => (processors <= MOST_AWAKE).then_some(NO_SLEEP),
+        false => Some(LIGHT_SLEEP),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn large_guests_sleep() {
+        let latencies = [("haltpoll\n", 2), ("haltpoll\n", 9), ("intel_idle\n", 64), ("", 2)];
+        let latencies = latencies.map(|(driver, processors)| latency(driver, processors));
+        assert_eq!(latencies, [Some(0), None, Some(2), Some(2)]);
+    }
+
+    #[test]
     fn root_may_and_others_do_without() {
         let may = OpenOptions::new().write(true).open(DEVICE).is_ok();
-        match Awake::new() {
+        match Awake::new(2) {
             Some(mut awake) => assert!(may && awake.keep(true) && awake.keep(false)),
             None => assert!(!may),
         }

@@ -44,7 +44,7 @@ const SMALL_WRITE: usize = 64 << 10;
 /// More is not remembered.
 const MOST_APPETITE: i64 = 8;
 /// Requests closer than this are worth staying awake for, in microseconds: a sync of a fast disk lies between.
-const AWAKE_GAP: u64 = 2_000;
+const AWAKE_GAP: u64 = 1_000;
 /// Processors are kept awake after so many requests that close together.
 const AWAKE_AFTER: u64 = 8;
 /// They may sleep after this long without a request, in microseconds.
@@ -112,7 +112,7 @@ impl Polling {
         if processors == 1 {
             return Ok(None);
         }
-        Self::start_with(device, processors, Awake::new()).map(Some)
+        Self::start_with(device, processors, Awake::new(processors)).map(Some)
     }
 
     fn start_with(device: OwnedFd, processors: u64, awake: Option<Awake>) -> io::Result<Self> {
