@@ -2,10 +2,10 @@
 
 use super::tree::{refuse, truncate};
 use super::{Caller, Volume, rules};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use bytes::Bytes;
 use rustix::io::Errno;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use strewn_cache::{Position, Seek, Stop, Transaction, Written};
 use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
@@ -110,9 +110,17 @@ impl Volume {
         }
     }
 
-    /// Up to `length` bytes from `offset`; fewer only at the end of the file.
+    /// Up to `length` bytes from `offset`; fewer only at the end of the file. What had no answer fails at once if it is read
+    /// again immediately, as the kernel does: its caller waited for the deadline already.
     pub async fn read(&self, inode: InodeId, offset: u64, length: usize) -> Result<Bytes> {
-        Ok(self.cache.read(inode, offset, length).await?)
+        if self.nodes.is_second_attempt(inode, Instant::now()) {
+            return Err(Error::deadline());
+        }
+        let read = self.cache.read(inode, offset, length).await.map_err(Error::from);
+        if read.as_ref().is_err_and(|error| error.errno() == Errno::TIMEDOUT) {
+            self.nodes.read_unanswered(inode, Instant::now());
+        }
+        read
     }
 
     /// Writes all of `data`, or nothing while the future is pending: it may be dropped and begun anew. Errors: `EFBIG`

@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use strewn_engine::bucket::Timestamp;
 use strewn_engine::ids::InodeId;
@@ -17,12 +18,18 @@ const FIRST_NUMBER: u64 = 2;
 /// Room for so many nodes is kept.
 const FEW_NODES: usize = 4_096;
 
+/// A read that comes so soon after one of the same file that had no answer is the kernel's second attempt: it reads ahead, and
+/// asks for the page itself when that failed.
+const SECOND_ATTEMPT: Duration = Duration::from_millis(500);
+
 /// Numbers of referenced inodes.
 ///
 /// Invariant: `inodes` and `numbers` are inverse to each other, and hold exactly the root and what has references.
 pub(super) struct Nodes {
     root: InodeId,
     state: Mutex<State>,
+    /// A read had no answer, ever: most drives never have to look.
+    had_unanswered: AtomicBool,
 }
 
 #[derive(Default)]
@@ -49,12 +56,15 @@ struct More {
     listed: Option<Instant>,
     /// Open files.
     opens: u32,
+    /// When a read had no answer.
+    unanswered: Option<Instant>,
 }
 
 impl Nodes {
     pub(super) fn new(root: InodeId) -> Self {
         let nodes = HashMap::from([(ROOT_NUMBER, Node::new(root, 1))]);
-        Self { root, state: Mutex::new(State { nodes, displaced: HashMap::new() }) }
+        let state = Mutex::new(State { nodes, displaced: HashMap::new() });
+        Self { root, state, had_unanswered: AtomicBool::new(false) }
     }
 
     pub(super) fn inode(&self, number: u64) -> Option<InodeId> {
@@ -136,6 +146,21 @@ impl Nodes {
     /// True if copies of the content that the kernel has are good for another open.
     pub(super) fn open_keeps_copies(&self, inode: InodeId) -> bool {
         self.with(inode, |node| !node.take_stale()).unwrap_or(false)
+    }
+
+    /// A read of the file had no answer.
+    pub(super) fn read_unanswered(&self, inode: InodeId, now: Instant) {
+        self.with(inode, |node| node.more().unanswered = Some(now));
+        self.had_unanswered.store(true, Ordering::Relaxed);
+    }
+
+    /// True if a read is the kernel's second attempt at what just had no answer. Another one is not.
+    pub(super) fn is_second_attempt(&self, inode: InodeId, now: Instant) -> bool {
+        if !self.had_unanswered.load(Ordering::Relaxed) {
+            return false;
+        }
+        let before = self.with(inode, |node| node.more.as_mut()?.unanswered.take()).flatten();
+        before.is_some_and(|before| now.saturating_duration_since(before) < SECOND_ATTEMPT)
     }
 
     /// Counts an open file.
@@ -290,6 +315,19 @@ mod tests {
         assert!(nodes.changed_elsewhere(id(1, 0)).is_some());
         assert!(!keeps(34));
         assert!(keeps(35));
+    }
+
+    #[test]
+    fn a_second_attempt_is_known_once_and_for_a_time() {
+        let (nodes, start) = (Nodes::new(id(9, 9)), Instant::now());
+        nodes.reference(id(1, 0));
+        assert!(!nodes.is_second_attempt(id(1, 0), start));
+        nodes.read_unanswered(id(1, 0), start);
+        assert!(!nodes.is_second_attempt(id(2, 0), start), "of another file");
+        assert!(nodes.is_second_attempt(id(1, 0), start));
+        assert!(!nodes.is_second_attempt(id(1, 0), start), "the third asks the network");
+        nodes.read_unanswered(id(1, 0), start);
+        assert!(!nodes.is_second_attempt(id(1, 0), start + SECOND_ATTEMPT), "somebody else reads");
     }
 
     #[test]
