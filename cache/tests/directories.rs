@@ -55,3 +55,68 @@ async fn a_directory_moved_by_somebody_and_removed_here_is_gone_after_a_crash() 
     }
     mounts.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_moved_back_to_a_name_that_somebody_took_is_kept() {
+    for (kind, dies) in [Kind::Directory, Kind::File].into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let mut mounts = Two::new().await;
+        let root = mounts.root.inode;
+        let moved = create(&mounts.one, root, "c", kind).await;
+        mounts.tell_two().await;
+        assert_eq!(picture(&mounts.two).await.len(), 1);
+        mounts.lines.cut_off(true);
+        rename(&mounts.two, root, "c", root, "e").await;
+        // The other one does the same, and makes something new in its place.
+        rename(&mounts.one, root, "c", root, "e").await;
+        let new = create(&mounts.one, root, "c", kind).await;
+        drain(&mounts.one).await;
+        mounts.lines.cut_off(false);
+        mounts.tell_two().await;
+        mounts.lines.cut_off(true);
+        rename(&mounts.two, root, "e", root, "c").await;
+        if kind == Kind::Directory {
+            create(&mounts.two, moved, "inside", Kind::File).await;
+        }
+        mounts.lines.cut_off(false);
+        match dies {
+            true => mounts.two_dies().await,
+            false => mounts.two.catch_up(0).await.unwrap(),
+        }
+        mounts.settle().await;
+        for cache in [&mounts.one, &mounts.two] {
+            let found = picture(cache).await;
+            let names: Vec<&String> = found.keys().collect();
+            assert_eq!(found["/c"].2, new, "{kind:?} {names:?}");
+            assert_eq!(found.values().filter(|node| node.2 == moved).count(), 1, "{kind:?} {names:?}");
+            assert_eq!(found.len(), if kind == Kind::Directory { 3 } else { 2 }, "{names:?}");
+        }
+        mounts.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_was_set_here_since_is_known_without_the_network() {
+    let mut mounts = Two::new().await;
+    let root = mounts.root.inode;
+    let x = create(&mounts.one, root, "x", Kind::Directory).await;
+    let y = create(&mounts.one, root, "y", Kind::Directory).await;
+    mounts.tell_two().await;
+    assert_eq!(lookup(&mounts.two, root, "x").await, Some(x));
+    assert_eq!(lookup(&mounts.two, root, "y").await, Some(y));
+    change_mode(&mounts.two, x, 0o700).await;
+    mounts.tell_one().await;
+    rename(&mounts.one, root, "x", y, "moved").await;
+    change_mode(&mounts.one, x, 0o750).await;
+    let new = create(&mounts.one, root, "x", Kind::Directory).await;
+    mounts.tell_two().await;
+    assert_eq!(lookup(&mounts.two, y, "moved").await, Some(x));
+    assert_eq!(lookup(&mounts.two, root, "x").await, Some(new));
+    change_mode(&mounts.two, x, 0o700).await;
+    rename(&mounts.two, root, "x", y, "new").await;
+    mounts.two_dies().await;
+    mounts.lines.cut_off(true);
+    assert_eq!(lookup(&mounts.two, root, "x").await, None);
+    mounts.lines.cut_off(false);
+    mounts.settle().await;
+    mounts.close().await;
+}

@@ -19,8 +19,8 @@ pub(crate) struct Misfit(pub(crate) &'static str);
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     touched: Vec<InodeId>,
-    /// Directories in which a name is again what it was on the network.
-    restored: Vec<InodeId>,
+    /// Names that are again what they were on the network.
+    returned: Vec<(InodeId, Name)>,
     /// Directories that got a place, and the one that they had before.
     moved: Vec<(InodeId, (InodeId, Name))>,
 }
@@ -51,10 +51,24 @@ impl Tree {
         for inode in applied.touched {
             self.settle_names(inode);
         }
-        for directory in applied.restored {
-            self.settle_times(directory);
+        for (directory, name) in applied.returned {
+            self.settle_returned(directory, &name);
         }
         Ok(())
+    }
+
+    /// After a record: a name that is again what it was is no change any more. But if others changed it meanwhile, and what it names
+    /// has lost its place on the network here, both is for the network to settle at once.
+    fn settle_returned(&mut self, directory: InodeId, name: &Name) {
+        let child = self.child_of(directory, name);
+        if self.is_missed(directory, name) && child.is_some_and(|child| self.changed_links(child) < 0) {
+            return;
+        }
+        let slot = self.nodes.get(&directory).and_then(|node| node.directory.as_deref()?.slot(name));
+        if let Some((base, _)) = slot.and_then(super::Slot::base) {
+            self.set_base(directory, name, base);
+            self.settle_times(directory);
+        }
     }
 
     /// After a record: where no name differs from the network any more, none carries the directory's new times there, so
@@ -254,9 +268,9 @@ impl Tree {
         let slot = self.set_slot(directory, name, after)?;
         let differed = slot.base().is_some();
         let base = slot.base().map_or(previous, |(base, _)| base);
-        self.set_base(directory, name, base);
-        if differed && base == child {
-            applied.restored.push(directory);
+        match differed && base == child {
+            true => applied.returned.push((directory, name.clone())),
+            false => self.set_base(directory, name, base),
         }
         self.note_change();
         if let Some((inode, kind)) = before {
@@ -465,6 +479,7 @@ impl Tree {
         name: &Name,
         child: Option<(InodeId, Kind)>,
     ) -> Result<&mut super::Slot, Misfit> {
+        self.know_name(directory, name);
         let entries = self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut());
         let entries = entries.ok_or(NO_DIRECTORY)?;
         let known = entries.known();

@@ -6,7 +6,6 @@ use crate::Name;
 use crate::content::map::{Backing, Content};
 use crate::record::{Adopt, Mutation};
 use std::collections::HashSet;
-use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
 
 /// A row of a directory, opened.
@@ -110,14 +109,13 @@ impl Tree {
         match (before, &loaded.before) {
             (Some((inode, _)), Before::Unknown) if self.is_needed(inode) => return Taken::Ask,
             (Some((inode, _)), Before::Gone) if self.would_strand(directory, inode, loaded) => return Taken::Clash,
-            (Some((inode, Kind::File)), Before::Elsewhere(adopt)) if self.would_strand(directory, inode, loaded) => {
+            (Some((inode, _)), Before::Elsewhere(adopt)) if !self.has_other_name(directory, inode, &loaded.name) => {
                 if self.nodes.get(&inode).is_some_and(|node| node.cut != 0) {
                     // Perhaps names that went with the cut: how many are left is known when the network has it.
                     self.hold_off(directory, &loaded.name, None, Waits::ForCutOf(inode));
                     return Taken::Nothing;
                 }
-                if adopt.links.saturating_add_signed(self.pending_links(inode)) == 0 {
-                    // All other names were removed here.
+                if self.is_last(adopt) {
                     return Taken::Clash;
                 }
             }
@@ -144,12 +142,21 @@ impl Tree {
 
     /// True if what a name named before is changed here and would be left without a name that is known.
     fn would_strand(&self, directory: InodeId, inode: InodeId, loaded: &Loaded) -> bool {
-        let is_other = |at: &InodeId, name: &Name| *at != directory || *name != loaded.name;
-        let elsewhere = |node: &Node| {
-            let mut names = node.names.iter();
-            names.any(|(at, name)| is_other(at, name) && self.child_of(*at, name) == Some(inode))
-        };
-        self.has_changes(inode) && !self.nodes.get(&inode).is_some_and(elsewhere)
+        self.has_changes(inode) && !self.has_other_name(directory, inode, &loaded.name)
+    }
+
+    /// True if another name is known of what a name names.
+    fn has_other_name(&self, directory: InodeId, inode: InodeId, name: &Name) -> bool {
+        let is_other = |at: &InodeId, known: &Name| *at != directory || known != name;
+        let names = self.nodes.get(&inode).map_or(&[][..], |node| &node.names);
+        names.iter().any(|(at, known)| is_other(at, known) && self.child_of(*at, known) == Some(inode))
+    }
+
+    /// True if all names were removed here that an inode has on the network.
+    fn is_last(&self, adopt: &Adopt) -> bool {
+        let Some(node) = self.nodes.get(&adopt.inode).filter(|node| node.renamed) else { return false };
+        let names = if node.is_directory() { 1 } else { adopt.links };
+        names.saturating_add_signed(self.changed_links(adopt.inode)) == 0
     }
 
     /// What a name names here, if taking the name away needs to know whether that was only moved.
@@ -167,7 +174,7 @@ impl Tree {
 
     /// True if a node, or one below it, is changed here or referred to.
     fn is_in_use(&self, inode: InodeId) -> bool {
-        self.any_below(inode, |node| node.pins > 0 || node.dirty.is_some() || node.cut != 0)
+        self.any_below(inode, |node| node.pins > 0 || node.is_local())
     }
 
     /// True if this holds of a node or one below it, or a name in one of them differs from the network.
@@ -291,7 +298,7 @@ impl Tree {
         if renamed { self.changed_links(inode) } else { 0 }
     }
 
-    fn changed_links(&self, inode: InodeId) -> i32 {
+    pub(super) fn changed_links(&self, inode: InodeId) -> i32 {
         let names = self.changed_names.values().filter_map(|(directory, name)| {
             let slot = self.nodes.get(directory)?.directory.as_deref()?.slot(name)?;
             Some((slot.child, slot.base()?.0))

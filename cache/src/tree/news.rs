@@ -106,6 +106,11 @@ impl Tree {
         self.news.missed_names.insert((directory, name));
     }
 
+    /// True if others changed a name that was changed here as well.
+    pub(super) fn is_missed(&self, directory: InodeId, name: &Name) -> bool {
+        !self.news.missed_names.is_empty() && self.news.missed_names.contains(&(directory, name.clone()))
+    }
+
     /// A directory has left a name, as its row under another one shows: what the name names now is to be asked.
     pub(super) fn leave_name(&mut self, directory: InodeId, name: Name) {
         // It was there a moment ago.
