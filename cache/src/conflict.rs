@@ -144,6 +144,34 @@ struct Refused<'a> {
     reason: &'a Refusal,
 }
 
+/// Directories that were removed here and cannot be.
+#[derive(Debug, Clone, Copy)]
+enum Stays {
+    Nothing,
+    /// The network does not say which of them is not empty.
+    All,
+    /// This one is to be put all the same: something is known to be in it.
+    One(InodeId),
+}
+
+impl Stays {
+    fn after(refused: &Refused<'_>) -> Self {
+        match (refused.reason, refused.operation) {
+            (Refusal::NotEmpty, _) => Self::All,
+            (Refusal::Names, Operation::PutInode(put)) => Self::One(put.inode),
+            _ => Self::Nothing,
+        }
+    }
+
+    fn contains(self, inode: InodeId) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::One(one) => one == inode,
+        }
+    }
+}
+
 /// How often the content of a file was changed here.
 fn changes_of(state: &State, inode: InodeId) -> Option<u32> {
     Some(state.tree.node(inode)?.content.as_deref()?.changes)
@@ -313,7 +341,7 @@ impl Shared {
         stream: Option<MountId>,
         refused: Option<Refused<'_>>,
     ) -> Result<(), Error> {
-        let yield_directories = refused.as_ref().is_some_and(|refused| matches!(refused.reason, Refusal::NotEmpty));
+        let stays = refused.as_ref().map_or(Stays::Nothing, Stays::after);
         let circular = refused.and_then(|refused| in_circle(state, refused.operation, refused.reason));
         let number = if stream.is_some() { 0 } else { way.number };
         let mount = stream.unwrap_or(state.pipeline.mount);
@@ -341,7 +369,7 @@ impl Shared {
         for ((directory, name), found) in &way.names {
             let child = state.tree.child_of(*directory, name);
             let lost = child.is_some_and(|child| way.is_lost(state, child));
-            self.settle_name(state, (*directory, name), found, (yield_directories, lost), &mut verdict);
+            self.settle_name(state, (*directory, name), found, (stays, lost), &mut verdict);
         }
         let Verdict { mut record, told, given_up, .. } = verdict;
         record.extend(given_up.iter().map(|inode| Mutation::Elsewhere { inode }));
@@ -388,7 +416,7 @@ impl Shared {
         state: &State,
         (directory, name): (InodeId, &Name),
         found: &NameFound,
-        (yield_directories, lost): (bool, bool),
+        (stays, lost): (Stays, bool),
         verdict: &mut Verdict,
     ) {
         let slot = state.tree.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
@@ -399,8 +427,10 @@ impl Shared {
             return;
         }
         let kind = found.found.as_ref().map(|adopt| adopt.attributes.kind);
-        let is_removed = |inode: InodeId| state.tree.name_of(inode).is_none();
-        let yields = yield_directories && kind == Some(Kind::Directory) && theirs.is_some_and(is_removed);
+        // Where else it may be shown it was before others moved it here, unless it was moved there here.
+        let is_removed = |inode: InodeId| !state.tree.is_moved(inode);
+        let is_directory = kind == Some(Kind::Directory);
+        let yields = is_directory && theirs.is_some_and(|theirs| stays.contains(theirs) && is_removed(theirs));
         let goes = local.is_some_and(|local| verdict.given_up.contains(local));
         let returns = theirs.is_some_and(|theirs| verdict.given_up.contains(theirs));
         let agreed = theirs == found.expected || theirs == local || theirs.is_none();

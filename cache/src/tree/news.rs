@@ -187,7 +187,7 @@ impl Tree {
     }
 
     /// True of a directory whose place here is not known to be on the network.
-    fn is_moved(&self, inode: InodeId) -> bool {
+    pub(crate) fn is_moved(&self, inode: InodeId) -> bool {
         let Some(node) = self.nodes.get(&inode) else { return false };
         let slot = |directory, name| self.nodes.get(directory)?.directory.as_deref()?.slot(name);
         let is_here = |slot: &Slot| slot.is_local() && slot.child.is_some_and(|(child, _)| child == inode);
