@@ -107,6 +107,31 @@ fn rsync_transfers_nothing_the_second_time() {
 }
 
 #[test]
+fn a_copy_on_the_drive_is_not_uploaded() {
+    let drive = Drive::up_with(&[]);
+    let uploaded = || {
+        drive.sync();
+        drive.status()["uploaded_bytes"].as_u64().unwrap()
+    };
+    sh(drive.path(), "mkdir a b; head -c 100000000 /dev/urandom > a/big");
+    let before = uploaded();
+    assert!(before >= 100_000_000, "{before}");
+    sh(drive.path(), "cp a/big b/big; cmp a/big b/big");
+    uploaded();
+    sh(drive.path(), "cp b/big b/again; cmp a/big b/again");
+    let copies = uploaded() - before;
+    assert!(copies < 1_000_000, "{copies} bytes were uploaded for copies");
+    // Nor what a file got more since, and the copies do not hang on the first.
+    sh(drive.path(), "head -c 5000000 /dev/urandom >> a/big; sync a/big");
+    let before = uploaded();
+    sh(drive.path(), "cp a/big b/longer; cp a/big keep; rm -r a");
+    let copies = uploaded() - before;
+    assert!(copies < 1_000_000, "{copies} bytes were uploaded for copies");
+    restart_cold(&drive);
+    sh(drive.path(), "cmp keep b/longer; cmp -n 100000000 keep b/big; cmp b/big b/again");
+}
+
+#[test]
 fn tar_unpacks_and_packs_the_same() {
     let drive = Drive::up();
     let archive = drive.beside("archive.tar");

@@ -270,6 +270,24 @@ impl Cache {
         self.shared.read(inode, offset, length).await
     }
 
+    /// Copies bytes from an offset of one file to an offset of another, or within one where both do not overlap. What the network
+    /// has of them is not uploaded again. `now` bytes are copied, which go through memory, and `asked` in the end, by this call
+    /// and those that follow: only a run that is copied as a whole may be shared by two files. `update` as for
+    /// [`write`](Self::write). Returns how many bytes were copied: fewer at the end of the source, where it is 0. Holes are bytes
+    /// like others. Fails as [`read`](Self::read) and [`write`](Self::write) do.
+    pub async fn copy<F>(
+        &self,
+        source: (InodeId, u64),
+        target: (InodeId, u64),
+        (now, asked): (u64, u64),
+        update: F,
+    ) -> Result<u64, Error>
+    where
+        F: FnMut(&mut Attributes) + Send,
+    {
+        self.shared.copy(source, target, (now, asked), update).await
+    }
+
     /// The first offset at or after `offset` that is data or hole; `None` where lseek(2) says ENXIO.
     pub async fn seek(&self, inode: InodeId, offset: u64, what: Seek) -> Result<Option<u64>, Error> {
         self.shared.seek(inode, offset..u64::MAX, what).await

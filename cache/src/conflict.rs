@@ -202,6 +202,11 @@ impl Shared {
         self.take_apart(Some(MountId::from_bytes(draw()?)), None).await
     }
 
+    /// Takes all cuts apart, so that what they refer to is sealed anew.
+    pub(crate) async fn seal_clones(self: &Arc<Self>) -> Result<(), Error> {
+        self.take_apart(None, None).await
+    }
+
     async fn take_apart(self: &Arc<Self>, stream: Option<MountId>, refused: Option<Refused<'_>>) -> Result<(), Error> {
         self.state.lock().pipeline.resolving = true;
         let mut result = self.try_take_apart(stream, refused).await;

@@ -1,7 +1,7 @@
 //! Housekeeping: regular syncs of data files, removal of what is no longer needed, eviction, snapshots of the journal.
 
 use crate::Error;
-use crate::content::map::Backing;
+use crate::content::map::{Backing, Content};
 use crate::content::read::blocking;
 use crate::cut::freeze::Source;
 use crate::record::{self, Mutation};
@@ -239,7 +239,7 @@ impl Shared {
             let created = state.pipeline.created.clone();
             let mut mutations = vec![pipeline_state(&state)];
             mutations.extend(state.tree.pending_state(&created));
-            (snapshot, mutations, dirty_files(&state))
+            (snapshot, mutations, needed_files(&state))
         };
         let shared = self.clone();
         blocking(move || {
@@ -294,12 +294,14 @@ fn pipeline_state(state: &State) -> Mutation {
     }
 }
 
-fn dirty_files(state: &State) -> Vec<(InodeId, u64)> {
-    let dirty = state.tree.nodes().filter_map(|(inode, node)| {
-        let content = node.content.as_deref().filter(|content| !content.dirty.is_empty())?;
+/// Data files that hold what is nowhere else.
+fn needed_files(state: &State) -> Vec<(InodeId, u64)> {
+    let needed = state.tree.nodes().filter_map(|(inode, node)| {
+        let is_needed = |content: &&Content| !content.dirty.is_empty() || !content.held().is_empty();
+        let content = node.content.as_deref().filter(is_needed)?;
         matches!(content.backing, Backing::File).then_some((inode, content.generation))
     });
-    dirty.collect()
+    needed.collect()
 }
 
 /// Groups mutations into parts of about [`SNAPSHOT_PART`] bytes.

@@ -72,6 +72,21 @@ pub(crate) enum Mutation {
     Links { inode: InodeId, links: u32 },
     /// A directory that has no name here after this record has one on the network that is not known here.
     Elsewhere { inode: InodeId },
+    /// The data file, durable there, has bytes that a batch took and no sealed file has: if the network does not have that
+    /// cut, they are pending again after it.
+    Held(Box<HeldBytes>),
+}
+
+/// Bytes of a data file that are held for a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldBytes {
+    pub(crate) inode: InodeId,
+    /// The cut that the batch is of.
+    pub(crate) cut: u64,
+    /// The data file.
+    pub(crate) generation: u64,
+    /// Start and end of each range.
+    pub(crate) ranges: Vec<(u64, u64)>,
 }
 
 /// How an inode is on the network.
@@ -293,6 +308,9 @@ mod tests {
             Mutation::Counted { inode: InodeId::from_bytes([7; 16]), content: [0xcc; 32], allocated: 5 << 30 };
         let bytes = [&[VERSION, 1, 20][..], &[7; 16], &[0xcc; 32], &[0x80, 0x80, 0x80, 0x80, 0x14]].concat();
         assert_eq!(decode(&bytes), Ok(vec![counted]));
+        let held = HeldBytes { inode: InodeId::from_bytes([7; 16]), cut: 5, generation: 3, ranges: vec![(0, 300)] };
+        let bytes = [&[VERSION, 1, 23][..], &[7; 16], &[5, 3, 1, 0, 0xac, 0x02]].concat();
+        assert_eq!(decode(&bytes), Ok(vec![Mutation::Held(Box::new(held))]));
     }
 
     #[test]

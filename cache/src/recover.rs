@@ -10,6 +10,7 @@
 //!   moment (or shorter, if it was cut short later), every byte is one that was written there and not zeros that nobody
 //!   wrote; bytes of lost writes may be among them where they overwrote others. What a batch took counts: it is in sealed
 //!   files.
+//! - What a batch took and no sealed file has is held in a data file: see [`crate::content::clones`].
 //! - Clean bytes are dropped, they can be had again; but for data files that a row of the index speaks of, see `warm`.
 
 use crate::content::Digest;
@@ -79,7 +80,7 @@ pub(crate) fn identify(store: &Store, settings: &BucketSettings, root: &Root) ->
 }
 
 /// Rebuilds the state from the journal and removes files that nothing refers to. Gives what is to be journaled before anything
-/// else. Blocks.
+/// else, as the record at `next`. Blocks.
 pub(crate) fn recover(
     store: &Store,
     found: Found,
@@ -87,9 +88,10 @@ pub(crate) fn recover(
     root: &Root,
     mount: MountId,
     rows: HashMap<InodeId, Row>,
+    next: u64,
 ) -> Result<(State, Vec<Mutation>), Error> {
     let replay = replay(store, recovered, root.inode, mount)?;
-    let (mut state, marks) = replay.finish()?;
+    let (mut state, marks) = replay.finish(next)?;
     clean_up(store, &found, &mut state, rows);
     Ok((state, marks))
 }
@@ -117,7 +119,8 @@ pub(crate) struct Needed {
 /// Reads the journal as an opening would, and changes nothing. Blocks.
 pub(crate) fn survey(store: &Store, recovered: &Recovered, identity: &Identity) -> Result<Survey, Error> {
     let mut replay = replay(store, recovered, identity.root, identity.mount)?;
-    replay.close_files()?;
+    // Nothing is recorded.
+    replay.close_files(0)?;
     let mut needed = Vec::new();
     for (inode, node) in replay.tree.nodes() {
         let Some(content) = node.content.as_deref() else { continue };
@@ -337,16 +340,33 @@ impl<'a> Replay<'a> {
         self.queued.push(cut);
     }
 
-    /// Nothing is open any more.
-    fn close_files(&mut self) -> Result<(), Error> {
+    /// Nothing is open any more. `next` is the position of the next record.
+    fn close_files(&mut self, next: u64) -> Result<(), Error> {
         self.tree.replaying = false;
         self.tree.drop_orphans();
+        self.reclaim_held(next)?;
         let closed = self.tree.unpark();
         Ok(self.tree.apply_record(&closed, &[], 0)?)
     }
 
-    fn finish(mut self) -> Result<(State, Vec<Mutation>), Error> {
-        self.close_files()?;
+    /// What is held for a batch that the network does not have is dirty again. That has to be journaled: what comes after it
+    /// builds on it.
+    fn reclaim_held(&mut self, next: u64) -> Result<(), Error> {
+        let mut again = Vec::new();
+        for write in self.tree.take_held(&self.queued) {
+            let Write { inode, generation, offset, length, .. } = write;
+            self.contents.entry(inode).or_default().pieces.push((offset, length, None));
+            again.push(Mutation::Write(write));
+            // It was made durable before it was said to be held.
+            again.push(Mutation::Synced { inode, generation, position: next });
+        }
+        self.tree.apply_record(&again, &[], next)?;
+        self.marks.extend(again);
+        Ok(())
+    }
+
+    fn finish(mut self, next: u64) -> Result<(State, Vec<Mutation>), Error> {
+        self.close_files(next)?;
         let mut unsynced = HashSet::new();
         for (inode, pieces) in std::mem::take(&mut self.contents) {
             if self.settle(inode, pieces)? {
@@ -480,7 +500,8 @@ pub(crate) fn open(
     rows: HashMap<InodeId, Row>,
 ) -> Result<(Journal, State, bool), Error> {
     let (journal, recovered) = Journal::open(disk, journal::Settings::new(boot))?;
-    let (mut state, marks) = recover(store, found, &recovered, root, mount, rows)?;
+    let next = journal.last().0 + 1;
+    let (mut state, marks) = recover(store, found, &recovered, root, mount, rows, next)?;
     if !marks.is_empty() {
         state.append(&journal, &marks)?;
     }

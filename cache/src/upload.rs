@@ -160,7 +160,10 @@ impl Shared {
             }
             Ok(CommitReply::Refused { operation, reason }) => {
                 tracing::warn!("batch {} was refused at operation {operation}: {reason}", queued.commit.number);
-                if let Refusal::BadExtents(_) = reason {
+                // What was cloned may be gone: then its bytes go up, which is no trouble.
+                if let Refusal::BadExtents(_) = reason
+                    && !queued.has_clones()
+                {
                     // Segments that waited for too long may have been collected: they are put again, then it is tried anew.
                     self.note_error(Error::Network(bucket::Error::Invalid(reason.to_string())));
                 }
@@ -173,6 +176,12 @@ impl Shared {
             Err(bucket::Error::OutOfOrder(message)) => {
                 tracing::warn!("the stream of batches begins anew: {message}");
                 self.restart_stream().await?;
+                Ok(false)
+            }
+            // Others moved what was cloned to where the grant does not reach. If it is about something else, it shows again.
+            Err(bucket::Error::Forbidden(message)) if queued.has_clones() => {
+                tracing::warn!("batch {} may not refer to what was cloned: {message}", queued.commit.number);
+                self.seal_clones().await?;
                 Ok(false)
             }
             Err(error) => Err(error.into()),

@@ -5,9 +5,8 @@ use super::{InodeFound, OnTheWay};
 use crate::Error;
 use crate::content::map::{Backing, Fill};
 use crate::content::read::blocking;
-use crate::record::{Mutation, Write};
+use crate::record::Mutation;
 use crate::shared::{Shared, State};
-use crate::tree::{Node, SetTimes};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -103,7 +102,7 @@ impl Log<'_> {
             Backing::File => None,
         };
         let (length, in_file) = (bytes.as_ref().map_or(0, |bytes| bytes.len() as u64), bytes.is_none());
-        let write = Mutation::Write(write(inode, node, range, bytes));
+        let write = Mutation::Write(node.rewritten(inode, range, bytes));
         self.push(write, length)?;
         if in_file {
             // The data file was synced before. The record being made is the next one: nobody else appends meanwhile.
@@ -131,17 +130,5 @@ impl Log<'_> {
         }
         self.bytes = 0;
         Ok(())
-    }
-}
-
-fn write(inode: InodeId, node: &Node, range: Range<u64>, data: Option<Bytes>) -> Write {
-    Write {
-        inode,
-        generation: node.content.as_deref().map_or(0, |content| content.generation),
-        offset: range.start,
-        length: range.end - range.start,
-        mode: node.attributes.mode,
-        times: node.attributes.times(),
-        data,
     }
 }

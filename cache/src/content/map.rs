@@ -4,6 +4,7 @@
 //! cut whose extents are not known yet), **remote** (an extent of the network's, with what queued cuts change), else a hole.
 //! `present` says for data of any of these that the backing holds it; dirty and frozen data is always present.
 
+use super::clones::{Clones, Held, Origin};
 use super::saved::Saved;
 use crate::cut::batch::{Base, Renewed};
 use rangemap::{RangeMap, RangeSet};
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 use strewn_engine::bucket::{Extent, MAX_INLINE, WindowTag};
-use strewn_engine::content::{WINDOW, extent};
+use strewn_engine::content::{WINDOW, extent, window};
 
 /// Files up to this size are kept in memory instead of a data file.
 pub(crate) const MAX_MEMORY: u64 = 64 * 1024;
@@ -106,6 +107,8 @@ pub(crate) struct Content {
     pub(crate) dirty: RangeMap<u64, Fill>,
     /// Local changes in cuts without extents, oldest first.
     pub(crate) frozen: Vec<Frozen>,
+    /// What of it was cloned, if anything.
+    pub(crate) clones: Option<Box<Clones>>,
     /// Loaded windows.
     pub(crate) windows: BTreeMap<u64, Window>,
     /// Tags of all windows with extents, once known.
@@ -153,6 +156,7 @@ impl Content {
             present: RangeSet::new(),
             dirty: RangeMap::new(),
             frozen: Vec::new(),
+            clones: None,
             windows: BTreeMap::new(),
             tags: None,
             local: false,
@@ -190,8 +194,51 @@ impl Content {
         if range.is_empty() {
             return;
         }
+        self.change_clones(|clones| clones.forget_origins(&range));
         self.present.insert(range.clone());
         self.dirty.insert(range, Fill::Data);
+    }
+
+    /// Notes which runs have the bytes of dirty ranges.
+    pub(crate) fn cloned(&mut self, origins: &[(Range<u64>, Origin)]) {
+        for (range, origin) in origins {
+            self.clones.get_or_insert_default().note(range.clone(), origin.clone());
+        }
+    }
+
+    /// A cut takes what is dirty: the ranges whose bytes runs have, and which are held for it from here on.
+    pub(crate) fn freeze_clones(&mut self, cut: u64, size: u64) -> Vec<(Range<u64>, Origin)> {
+        let mut taken = Vec::new();
+        self.change_clones(|clones| taken = clones.freeze(cut, size));
+        taken
+    }
+
+    /// The network has a cut: nothing is held for it any more.
+    pub(crate) fn clones_committed(&mut self, cut: u64) {
+        self.change_clones(|clones| clones.committed(cut));
+    }
+
+    /// What is dirty is sealed like other bytes, and nothing is held: all that was on its way is dirty again.
+    pub(crate) fn forget_clones(&mut self) {
+        self.clones = None;
+    }
+
+    /// As found in the journal: bytes in the data file are held for a cut.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.clones.get_or_insert_default().hold(held.cut, held.ranges);
+    }
+
+    /// Bytes that are in no sealed file and not known to be on the network, though nothing of them is dirty.
+    pub(crate) fn held(&self) -> &[Held] {
+        self.clones.as_deref().map_or(&[], Clones::held)
+    }
+
+    fn change_clones(&mut self, change: impl FnOnce(&mut Clones)) {
+        let Some(clones) = self.clones.as_deref_mut() else { return };
+        change(clones);
+        if clones.is_empty() {
+            self.clones = None;
+        }
     }
 
     /// Makes ranges dirty again, older ones first; what is dirty already is newer.
@@ -240,22 +287,64 @@ impl Content {
             }
             for part in parts {
                 if let Part::Present(range) = part {
+                    self.change_clones(|clones| clones.forget_origins(&range));
                     self.dirty.insert(range, Fill::Data);
                 }
             }
         }
     }
 
-    /// Clean bytes of a range are not to be believed any more.
+    /// Bytes of a range are not to be believed any more: clean ones may be had again, and dirty ones are what is here.
     pub(crate) fn distrust(&mut self, range: Range<u64>) {
+        self.change_clones(|clones| clones.forget_origins(&range));
+        for part in self.clean(&range) {
+            self.present.remove(part);
+        }
+    }
+
+    /// The parts of a range in which nothing was changed here that no batch has.
+    fn clean(&self, range: &Range<u64>) -> RangeSet<u64> {
         let mut clean = RangeSet::from_iter([range.clone()]);
-        let local = self.dirty.overlapping(&range).map(|(part, _)| part);
+        let local = self.dirty.overlapping(range).map(|(part, _)| part);
         for part in local.chain(self.frozen.iter().flat_map(|frozen| frozen.ranges.iter().map(|(part, _)| part))) {
             clean.remove(part.clone());
         }
-        for part in clean {
-            self.present.remove(part);
+        clean
+    }
+
+    /// The first window of a range with clean bytes whose extents are to be loaded before [`Self::clean_extents`] knows them.
+    pub(crate) fn unloaded(&self, range: &Range<u64>) -> Option<u64> {
+        if self.local || self.torn {
+            return None;
         }
+        let has_extents = |number: &u64| self.tags.as_ref().is_none_or(|tags| tags.contains_key(number));
+        let wanted = self.clean(range).into_iter().flat_map(window::covering);
+        wanted.filter(has_extents).find(|number| !self.windows.contains_key(number))
+    }
+
+    /// What the clean bytes of a range are on the network, as far as that is loaded: extents cut to the range.
+    pub(crate) fn clean_extents(&self, range: &Range<u64>) -> Vec<Extent> {
+        if self.local || self.torn {
+            return Vec::new();
+        }
+        let cut = |part: Range<u64>| {
+            let windows = window::covering(part.clone()).filter_map(|number| self.windows.get(&number));
+            windows.flat_map(move |window| extent::cut(&window.extents, &part))
+        };
+        self.clean(range).into_iter().flat_map(cut).collect()
+    }
+
+    /// True if all of an extent's run is in the file, as one stretch, and clean.
+    pub(crate) fn has_whole_run(&self, of: &Extent) -> bool {
+        let Some(whole) = of.whole_run() else { return false };
+        let mut at = whole.start;
+        for extent in self.clean_extents(&whole) {
+            if extent.offset != at || extent.run != of.run || extent.run_offset != at - whole.start {
+                return false;
+            }
+            at = extent.end();
+        }
+        at == whole.end
     }
 
     /// Notes a hole made here. A file that no network knows needs no mark: what nothing covers is a hole.
@@ -263,6 +352,7 @@ impl Content {
         if range.is_empty() {
             return;
         }
+        self.change_clones(|clones| clones.forget(&range));
         self.present.remove(range.clone());
         if self.local && self.frozen.is_empty() {
             self.dirty.remove(range);
@@ -454,9 +544,13 @@ impl Content {
         self.guard.as_ref().is_some_and(|guard| guard.try_lock().is_err())
     }
 
-    /// Whether clean bytes may go: nothing of it is dirty, frozen, being fetched or read.
+    /// Whether clean bytes may go: nothing of it is dirty, frozen, held, being fetched or read.
     pub(crate) fn is_evictable(&self) -> bool {
-        self.dirty.is_empty() && self.frozen.is_empty() && self.readers == 0 && self.fetching.is_empty()
+        self.held().is_empty()
+            && self.dirty.is_empty()
+            && self.frozen.is_empty()
+            && self.readers == 0
+            && self.fetching.is_empty()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Bytes of files: where they are, reading and writing them.
 
+pub(crate) mod clones;
+pub(crate) mod copy;
 pub(crate) mod map;
 pub(crate) mod read;
 pub(crate) mod read_ahead;

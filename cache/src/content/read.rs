@@ -197,7 +197,7 @@ impl Shared {
         Ok(plan)
     }
 
-    fn read_file(
+    pub(super) fn read_file(
         &self,
         inode: InodeId,
         generation: u64,

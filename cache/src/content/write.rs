@@ -3,6 +3,7 @@
 //! Small files live in memory and their bytes always ride in the record. A larger file's bytes go to its data file first; up
 //! to [`MAX_INLINE_RECORD`] they ride in the record as well, so that an fsync after small writes syncs the journal alone.
 
+use super::clones::Origin;
 use super::map::{Backing, MAX_MEMORY};
 use super::saved::{MOST_SAVED, Saved};
 use crate::Error;
@@ -26,6 +27,15 @@ use tokio::time::Instant;
 pub(crate) const MAX_INLINE_RECORD: usize = 32 * 1024;
 /// Longest delay of a slowed write.
 const SLOWEST: Duration = Duration::from_millis(20);
+
+/// What is written.
+#[derive(Clone, Copy)]
+pub(crate) struct New<'a> {
+    pub(crate) position: Position,
+    pub(crate) data: &'a [u8],
+    /// Which runs have some of it, where it goes.
+    pub(crate) origins: &'a [(Range<u64>, Origin)],
+}
 
 /// How a write goes on.
 enum Step<'a> {
@@ -52,20 +62,33 @@ impl Shared {
         inode: InodeId,
         position: Position,
         data: &[u8],
+        update: F,
+    ) -> Result<Written, Error>
+    where
+        F: FnMut(&mut Attributes) + Send,
+    {
+        self.write_new(inode, New { position, data, origins: &[] }, update).await
+    }
+
+    /// The same, of bytes that may be known to the network.
+    pub(crate) async fn write_new<F>(
+        self: &Arc<Self>,
+        inode: InodeId,
+        new: New<'_>,
         mut update: F,
     ) -> Result<Written, Error>
     where
         F: FnMut(&mut Attributes) + Send,
     {
-        self.admit_write(data.len() as u64).await?;
+        self.admit_write(new.data.len() as u64).await?;
         let until = Instant::now() + self.options.deadline;
         let mut progress = self.progress.subscribe();
         loop {
             // Small files need nothing but the lock.
-            let mut step = self.begin(inode, position, data, &mut update)?;
+            let mut step = self.begin(inode, new, &mut update)?;
             if !matches!(step, Step::Done(_) | Step::Room(_)) {
                 drop(step);
-                step = self.write_held(inode, position, data, &mut update, &mut progress).await?;
+                step = self.write_held(inode, new, &mut update, &mut progress).await?;
             }
             match step {
                 Step::Done(written) => return Ok(written),
@@ -79,8 +102,7 @@ impl Shared {
     async fn write_held<F>(
         &self,
         inode: InodeId,
-        position: Position,
-        data: &[u8],
+        new: New<'_>,
         update: &mut F,
         progress: &mut tokio::sync::watch::Receiver<u64>,
     ) -> Result<Step<'_>, Error>
@@ -92,7 +114,7 @@ impl Shared {
             return Err(Error::Closed);
         }
         let held = self.hold(inode).await?;
-        let step = self.begin(inode, position, data, update)?;
+        let step = self.begin(inode, new, update)?;
         match &step {
             Step::Done(_) | Step::Room(_) => {}
             Step::Wait => {
@@ -103,11 +125,10 @@ impl Shared {
             Step::Disown => self.disown(inode).await?,
             Step::Spill(bytes) => return or_room(self.spill(inode, bytes).map(|()| step)),
             Step::File(generation, offset, _promise) => {
-                let written = self.store.write_data(inode, *generation, *offset, data);
-                let written =
-                    written.and_then(|()| self.commit_file(inode, *generation, *offset, position, data, update));
+                let written = self.store.write_data(inode, *generation, *offset, new.data);
+                let written = written.and_then(|()| self.commit_file(inode, *generation, *offset, new, update));
                 if written.is_err() {
-                    self.distrust(inode, *offset..*offset + data.len() as u64);
+                    self.distrust(inode, *offset..*offset + new.data.len() as u64);
                 }
                 return or_room(written.map(|written| written.map_or(step, Step::Done)));
             }
@@ -182,10 +203,11 @@ impl Shared {
     }
 
     /// Finds out where bytes go; writes them at once if the file is small.
-    fn begin<F>(&self, inode: InodeId, position: Position, data: &[u8], update: &mut F) -> Result<Step<'_>, Error>
+    fn begin<F>(&self, inode: InodeId, new: New<'_>, update: &mut F) -> Result<Step<'_>, Error>
     where
         F: FnMut(&mut Attributes) + Send,
     {
+        let New { position, data, .. } = new;
         let mut state = self.state.lock();
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
         let content = node.content.as_deref().ok_or(Error::Errno(EINVAL))?;
@@ -269,13 +291,13 @@ impl Shared {
         inode: InodeId,
         generation: u64,
         offset: u64,
-        position: Position,
-        data: &[u8],
+        new: New<'_>,
         update: &mut F,
     ) -> Result<Option<Written>, Error>
     where
         F: FnMut(&mut Attributes) + Send,
     {
+        let New { position, data, origins } = new;
         let mut state = self.state.lock();
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
         let content = node.content.as_deref().ok_or(Error::Stale)?;
@@ -287,6 +309,7 @@ impl Shared {
         let size = node.attributes.size.max(offset + data.len() as u64);
         let inline = data.len() <= MAX_INLINE_RECORD;
         self.record_write(&mut state, inode, generation, offset, data, inline, update)?;
+        state.tree.note_origins(inode, origins);
         state.tree.warm.note_written(inode);
         if !inline {
             state.note_unsynced(inode);

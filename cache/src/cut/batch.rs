@@ -4,12 +4,12 @@ use super::freeze::{FrozenCut, FrozenInode, FrozenName};
 use super::seal::{Sealed, Segment};
 use crate::content::Digest;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use strewn_engine::bucket::{
     self, Commit, Extent, Kind, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag,
 };
 use strewn_engine::content::{WINDOW, extent, window};
-use strewn_engine::ids::{CommitId, InodeId, MountId};
+use strewn_engine::ids::{CommitId, InodeId, MountId, RunId};
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
 use strewn_engine::record::Record;
 use strewn_engine::secret::Key;
@@ -73,6 +73,17 @@ impl Queued {
             Operation::PutInode(put) if put.inode == inode => Some(put),
             _ => None,
         })
+    }
+
+    /// True if it refers to runs that it does not bring.
+    pub(crate) fn has_clones(&self) -> bool {
+        let brought: HashSet<RunId> = self.commit.runs.iter().map(|new| new.run).collect();
+        let puts = self.commit.operations.iter().filter_map(|operation| match operation {
+            Operation::PutInode(put) => Some(put),
+            Operation::SetEntry(_) => None,
+        });
+        let mut extents = puts.flat_map(|put| &put.ranges).flat_map(|change| &change.extents);
+        extents.any(|extent| !brought.contains(&extent.run))
     }
 
     /// The stored form.

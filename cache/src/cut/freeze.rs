@@ -2,6 +2,7 @@
 
 use crate::Name;
 use crate::content::Digest;
+use crate::content::clones::Origin;
 use crate::content::map::{Backing, Fill, Frozen, Part, Unsealed};
 use crate::content::saved::Saved;
 use crate::record::Mutation;
@@ -27,7 +28,7 @@ pub(crate) struct FrozenCut {
     pub(crate) names: Vec<FrozenName>,
     /// Changed inodes.
     pub(crate) inodes: Vec<FrozenInode>,
-    /// Bytes of data.
+    /// Bytes of data that are to be sealed.
     pub(crate) bytes: u64,
     /// When the oldest of it was changed.
     pub(crate) oldest: Instant,
@@ -58,6 +59,8 @@ pub(crate) struct FrozenInode {
     pub(crate) digest: Digest,
     /// Changed ranges, sorted; they may reach beyond the size.
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
+    /// Parts of them that runs of the network have, sorted.
+    pub(crate) clones: Vec<(Range<u64>, Origin)>,
     /// Where the data lies.
     pub(crate) source: Source,
     /// Plaintext bytes of inline runs so far, if known.
@@ -73,7 +76,37 @@ pub(crate) enum Source {
     File(Unsealed),
 }
 
+impl FrozenInode {
+    /// A changed range of data, which is either to be sealed or has an origin.
+    pub(crate) fn parts(&self, range: &Range<u64>) -> Vec<(Range<u64>, Option<&Origin>)> {
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        let first = self.clones.partition_point(|(clone, _)| clone.end <= range.start);
+        for (clone, origin) in self.clones[first..].iter().take_while(|(clone, _)| clone.start < range.end) {
+            let clone = clone.start.max(range.start)..clone.end.min(range.end);
+            parts.push((at..clone.start, None));
+            at = clone.end;
+            parts.push((clone, Some(origin)));
+        }
+        parts.push((at..range.end, None));
+        parts.retain(|(part, _)| !part.is_empty());
+        parts
+    }
+
+    /// Lengths of the stretches that are to be sealed.
+    fn to_seal(&self) -> impl Iterator<Item = u64> {
+        let data = self.ranges.iter().filter(|(_, fill)| *fill == Fill::Data);
+        let parts = data.flat_map(|(range, _)| self.parts(range));
+        parts.filter(|(_, origin)| origin.is_none()).map(|(part, _)| part.end - part.start)
+    }
+}
+
 impl FrozenCut {
+    /// Files that parts of runs were cloned into.
+    pub(crate) fn cloned(&self) -> impl Iterator<Item = &FrozenInode> {
+        self.inodes.iter().filter(|inode| !inode.clones.is_empty())
+    }
+
     /// Files that got a name of the root, to be journaled.
     pub(crate) fn parks(&self) -> Vec<Mutation> {
         let parked =
@@ -104,9 +137,7 @@ impl Tree {
         if self.pending_operations() == 0 {
             (self.oldest, self.newest) = (None, None);
         }
-        let data =
-            |inode: &FrozenInode| inode.ranges.iter().filter(|(_, fill)| *fill == Fill::Data).map(length).sum::<u64>();
-        let bytes = inodes.iter().map(data).sum();
+        let bytes = inodes.iter().flat_map(FrozenInode::to_seal).sum();
         Some(FrozenCut { cut, names, inodes, bytes, oldest })
     }
 
@@ -229,6 +260,7 @@ impl Tree {
             version,
             digest: node.digest,
             ranges: Arc::default(),
+            clones: Vec::new(),
             source: Source::Memory(Arc::default()),
             inlined: None,
         };
@@ -240,8 +272,9 @@ impl Tree {
             content.widen(frozen.attributes.size);
             let ranges = std::mem::take(&mut content.dirty);
             frozen.ranges = Arc::new(ranges.into_iter().collect());
+            frozen.clones = content.freeze_clones(cut, frozen.attributes.size);
             frozen.inlined = content.inlined;
-            content.inlined = content.inlined.map(|bytes| bytes + inline_bytes(&frozen.ranges));
+            content.inlined = content.inlined.map(|bytes| bytes + inline_bytes(&frozen));
             let unsealed = match &content.backing {
                 Backing::Memory(bytes) => {
                     frozen.source = Source::Memory(bytes.clone());
@@ -262,13 +295,7 @@ impl Tree {
     }
 }
 
-/// Most that sealing these ranges can add inline.
-fn inline_bytes(ranges: &[(Range<u64>, Fill)]) -> u64 {
-    let small =
-        |(range, fill): &&(Range<u64>, Fill)| *fill == Fill::Data && range.end - range.start <= MAX_INLINE as u64;
-    ranges.iter().filter(small).map(length).sum()
-}
-
-fn length((range, _): &(Range<u64>, Fill)) -> u64 {
-    range.end - range.start
+/// Most that sealing can add inline.
+fn inline_bytes(frozen: &FrozenInode) -> u64 {
+    frozen.to_seal().filter(|length| *length <= MAX_INLINE as u64).sum()
 }

@@ -89,8 +89,13 @@ impl<'a> Sealer<'a> {
                 continue;
             }
             let mut change = RangeChange { offset: range.start, length: range.end - range.start, extents: Vec::new() };
-            if *fill == Fill::Data {
-                for part in split(range, longest_run(self.settings.segment_size)) {
+            let parts = if *fill == Fill::Data { inode.parts(&range) } else { Vec::new() };
+            for (part, origin) in parts {
+                if let Some(origin) = origin {
+                    change.extents.extend(extent::split_at_windows(&origin.extent(&part)));
+                    continue;
+                }
+                for part in split(part, longest_run(self.settings.segment_size)) {
                     self.run(inode, &keys, part, &mut inlined, &mut change.extents)?;
                 }
             }

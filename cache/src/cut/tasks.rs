@@ -1,11 +1,12 @@
 //! The tasks that carry cuts from pending to queued: one takes them, one seals them, one makes batches.
 
 use super::batch::{self, Base, Queued, Renewed, Stream};
-use super::freeze::{FrozenCut, FrozenInode};
+use super::freeze::{FrozenCut, FrozenInode, Source};
 use super::seal::{self, draw};
 use super::{ENOUGH_UNSENT, FULL_BYTES, FULL_OPERATIONS, FULL_PART, MOST_UNSENT};
 use crate::Error;
 use crate::content::Digest;
+use crate::content::map::Unsealed;
 use crate::content::read::blocking;
 use crate::load::Gone;
 use crate::record::Mutation;
@@ -228,6 +229,7 @@ impl Shared {
     /// Makes the batch of the oldest draft and puts it into the queue.
     async fn batch(self: &Arc<Self>, frozen: &Arc<FrozenCut>, epoch: u64) -> Result<(), Error> {
         let bases = self.bases(frozen).await?;
+        self.sync_clones(frozen).await?;
         let (sealed, digests, stream) = {
             let state = self.state.lock();
             if state.pipeline.epoch != epoch {
@@ -262,6 +264,7 @@ impl Shared {
         let hashes = renewed.values().map(|new| (new.inode, new.digest.hash)).collect();
         let mut record = vec![Mutation::Cut { cut: frozen.cut, number, hashes }];
         record.extend(renewed.values().filter_map(|new| Mutation::counted(new.inode, new.digest)));
+        record.extend(frozen.cloned().filter_map(|inode| state.tree.held_for(inode.inode, frozen.cut)));
         state.append(&self.journal, &record)?;
         state.pipeline.drafts.pop_front();
         for renewed in renewed.values() {
@@ -272,6 +275,28 @@ impl Shared {
         state.pipeline.enqueue(Arc::new(queued));
         self.bump();
         Ok(())
+    }
+
+    /// Makes the data files durable that a batch will say it holds bytes in.
+    async fn sync_clones(self: &Arc<Self>, frozen: &Arc<FrozenCut>) -> Result<(), Error> {
+        let (shared, cut) = (self.clone(), frozen.clone());
+        if frozen.cloned().next().is_none() {
+            return Ok(());
+        }
+        blocking(move || {
+            for inode in cut.cloned() {
+                let Source::File(Unsealed { generation, .. }) = &inode.source else { continue };
+                let synced = shared.store.sync_data_fully(inode.inode, *generation);
+                let state = shared.state.lock();
+                let content = state.tree.node(inode.inode).and_then(|node| node.content.as_deref());
+                // Else it is gone, perhaps with its file, and nothing is held in it.
+                if content.is_some_and(|content| content.is_in_file(*generation)) {
+                    synced?;
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Extents of the files whose content the cut changes, as they are before it.

@@ -140,6 +140,10 @@ impl Tree {
                 self.note_elsewhere(*inode);
                 Ok(())
             }
+            Mutation::Held(held) => {
+                self.restore_held(held);
+                Ok(())
+            }
             Mutation::Freeze { .. }
             | Mutation::Cut { .. }
             | Mutation::Committed { .. }
@@ -415,6 +419,7 @@ impl Tree {
         (node.version, node.digest) = (rebase.version, Digest::uncounted(rebase.content));
         if let Some(content) = node.content.as_deref_mut() {
             content.forget_extents(rebase.version == 0);
+            content.forget_clones();
             if rebase.version == 0 {
                 // The network has nothing of it any more: all that is here is to go there.
                 let before = content.dirty_bytes();

@@ -9,6 +9,7 @@
 //! until the cut is committed *and* every load that began before is over (`settling`).
 
 mod apply;
+mod clones;
 mod directory;
 mod evict;
 mod insert;
@@ -365,6 +366,7 @@ impl Tree {
     /// Notes that the network has a cut (and all before).
     pub(crate) fn note_committed(&mut self, cut: u64) {
         self.committed = self.committed.max(cut);
+        self.release_held(cut);
         self.settling.push_back((self.next_ticket, cut));
         self.settle();
     }
@@ -427,6 +429,7 @@ impl Tree {
     /// Takes the cuts from `first` on apart: what they changed of inodes is pending again. Names follow with their bases.
     pub(crate) fn uncut(&mut self, first: u64, inodes: impl Iterator<Item = (InodeId, Vec<(Range<u64>, Fill)>)>) {
         let cuts = self.in_cuts.split_off(&first);
+        self.forget_clones(cuts.values().flat_map(|cut| &cut.inodes));
         for (directory, name) in cuts.values().flat_map(|cut| &cut.names) {
             let entries = self.nodes.get_mut(directory).and_then(|node| node.directory.as_deref_mut());
             if let Some(slot) = entries.and_then(|entries| entries.slot_mut(name)) {

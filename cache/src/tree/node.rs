@@ -1,10 +1,13 @@
 //! One inode as the mount knows it.
 
+use super::SetTimes;
 use super::directory::Directory;
 use crate::Name;
 use crate::content::Digest;
 use crate::content::map::Content;
-use crate::record::Adopt;
+use crate::record::{Adopt, Write};
+use bytes::Bytes;
+use std::ops::Range;
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -139,6 +142,19 @@ impl Node {
         counted.unwrap_or(self.links)
     }
 
+    /// A range of its content as if it were written anew: these bytes, or those that the data file has.
+    pub(crate) fn rewritten(&self, inode: InodeId, range: Range<u64>, data: Option<Bytes>) -> Write {
+        Write {
+            inode,
+            generation: self.content.as_deref().map_or(0, |content| content.generation),
+            offset: range.start,
+            length: range.end - range.start,
+            mode: self.attributes.mode,
+            times: self.attributes.times(),
+            data,
+        }
+    }
+
     /// What the journal has to know to refer to it, but for a name.
     pub(crate) fn adopt(&self, inode: InodeId) -> Adopt {
         Adopt {
@@ -162,6 +178,6 @@ mod tests {
     fn a_node_costs_little_memory() {
         // Beside these a file that was only looked at has its one name, which its directory has as well.
         assert!(size_of::<Node>() <= 320, "{}", size_of::<Node>());
-        assert!(size_of::<Content>() <= 280, "{}", size_of::<Content>());
+        assert!(size_of::<Content>() <= 288, "{}", size_of::<Content>());
     }
 }

@@ -49,6 +49,7 @@ impl Tree {
                 let counted = state.adopt.counted();
                 mutations.push(Mutation::Node(Box::new(state)));
                 mutations.extend(counted);
+                mutations.extend(self.all_held(inode));
             }
         }
         names.sort_by_key(|(_, _, _, base, _)| base.map_or(0, |(order, _)| order));

@@ -163,7 +163,7 @@ impl Tree {
         let Some(content) = content.filter(|content| content.kept.is_some()) else { return true };
         let frozen = content.frozen.iter().flat_map(|frozen| frozen.ranges.iter());
         let mut local = content.dirty.iter().chain(frozen.map(|(range, fill)| (range, fill)));
-        if local.any(|(_, fill)| *fill == Fill::Data) {
+        if !content.held().is_empty() || local.any(|(_, fill)| *fill == Fill::Data) {
             return false;
         }
         self.forget_content(inode);

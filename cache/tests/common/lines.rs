@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strewn_engine::bucket::lease::{HeldLease, LeaseReply, LeaseRequest};
 use strewn_engine::bucket::memory::MemoryBucket;
@@ -18,14 +18,19 @@ pub struct Lines {
     silent: AtomicBool,
     /// What others change is not told.
     deaf: watch::Sender<bool>,
+    /// What to answer to so many commits.
+    refuse: Mutex<Option<(u64, Error)>>,
+    /// Commits that were sent.
+    commits: watch::Sender<u64>,
     /// Wakes those that wait for an answer when the lines are cut.
     cut: Notify,
 }
 
 impl Lines {
     pub fn new(bucket: MemoryBucket) -> Self {
-        let (off, silent, deaf) = (AtomicBool::new(false), AtomicBool::new(false), watch::channel(false).0);
-        Self { bucket, off, silent, deaf, cut: Notify::new() }
+        let (off, silent, refuse, cut) = Default::default();
+        let (deaf, commits) = (watch::channel(false).0, watch::channel(0).0);
+        Self { bucket, off, silent, deaf, refuse, commits, cut }
     }
 
     pub fn cut_off(&self, off: bool) {
@@ -41,6 +46,21 @@ impl Lines {
     /// The change feed tells nothing any more, or goes on.
     pub fn deafen(&self, deaf: bool) {
         self.deaf.send_replace(deaf);
+    }
+
+    /// The next commits get this answer.
+    pub fn refuse_commits(&self, count: u64, error: Error) {
+        *self.refuse.lock().unwrap() = Some((count, error));
+    }
+
+    /// Waits until so many commits were sent.
+    pub async fn sent(&self, commits: u64) {
+        self.commits.subscribe().wait_for(|sent| *sent >= commits).await.expect("lines");
+    }
+
+    /// How many commits were sent.
+    pub fn commits(&self) -> u64 {
+        *self.commits.borrow()
     }
 
     async fn pass<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -91,7 +111,19 @@ impl BucketService for Lines {
     }
 
     async fn commit(&self, commit: &Commit, lease: Option<HeldLease>) -> Result<CommitReply, Error> {
-        self.pass(self.bucket.commit(commit, lease)).await
+        self.commits.send_modify(|sent| *sent += 1);
+        let refused = {
+            let mut refuse = self.refuse.lock().unwrap();
+            let answer = refuse.as_mut().filter(|(count, _)| *count > 0);
+            answer.map(|(count, error)| {
+                *count -= 1;
+                error.clone()
+            })
+        };
+        match refused {
+            Some(error) => Err(error),
+            None => self.pass(self.bucket.commit(commit, lease)).await,
+        }
     }
 
     async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Error> {

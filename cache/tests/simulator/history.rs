@@ -8,6 +8,7 @@ use crate::model::State;
 use crate::network::{self, Network};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use strewn_cache::Options;
 use strewn_cache::disk::MemoryDisk;
@@ -33,7 +34,16 @@ pub struct History {
     options: Options,
     states: Vec<State>,
     machine: Machine,
-    crashes: u64,
+    counted: Counted,
+}
+
+/// What came about in histories.
+#[derive(Clone, Copy, Default)]
+pub struct Counted {
+    /// Crashes that were tried.
+    pub crashes: u64,
+    /// Commits that let a file refer to what was uploaded for another one.
+    pub clones: u64,
 }
 
 impl History {
@@ -55,11 +65,11 @@ impl History {
             // What is beside a change in its block of 16 bytes is written with it.
             machine.disk.keep_sectors_whole();
         }
-        Self { seed, random, options, states, machine, crashes: 0 }
+        Self { seed, random, options, states, machine, counted: Counted::default() }
     }
 
-    /// Runs it, with all its crashes. Gives how many there were.
-    pub fn run(mut self) -> u64 {
+    /// Runs it, with all its crashes.
+    pub fn run(mut self) -> Counted {
         let mut crashed = None;
         for life in 1..=LIVES {
             let last = life == LIVES;
@@ -71,7 +81,7 @@ impl History {
                 crashed = Some(self.crash(&images));
             }
         }
-        self.crashes
+        self.counted
     }
 
     /// One life, up to a crash or to the end. Gives the moments at which it might have crashed.
@@ -114,6 +124,7 @@ impl History {
         machine.disk.watch(None);
         let commits = std::mem::take(&mut *network.commits.lock());
         commits.iter().for_each(|bucket| self.check_commit(bucket, &self.states));
+        self.counted.clones += commits.windows(2).filter(|pair| shared(&pair[1]) > shared(&pair[0])).count() as u64;
         if finish {
             let expected = self.states.last().expect("a state").picture();
             let found = network::read(&machine.bucket, &machine.root);
@@ -165,7 +176,7 @@ impl History {
     /// Opens a cache on what a crash left.
     fn check_crash(&mut self, image: &Image, crash: Crash, which: &str) {
         let _context = Context(format!("seed {}, {which}, {crash:?}", self.seed));
-        self.crashes += 1;
+        self.counted.crashes += 1;
         let (machine, bounds) = image.crash(crash);
         let (again, drains) = (self.random.random_ratio(1, AGAIN), self.random.random_ratio(1, DRAINS));
         let network = Network::new(machine.bucket.clone(), || {});
@@ -202,6 +213,14 @@ impl History {
         let closest = differences.min_by_key(String::len).unwrap_or_default();
         assert!(closest.is_empty(), "committed, and never the state of the mount: {closest}");
     }
+}
+
+/// Runs that more than one file refers to.
+fn shared(bucket: &MemoryBucket) -> usize {
+    let references: BTreeSet<_> =
+        bucket.snapshot().extents.iter().map(|(inode, extent)| (extent.run, *inode)).collect();
+    let runs: BTreeSet<_> = references.iter().map(|(run, _)| *run).collect();
+    references.len() - runs.len()
 }
 
 /// Runs a future on this thread, and what it spawned as long as it lasts.

@@ -42,7 +42,7 @@ pub struct SyncBeside {
 
 impl Life<'_> {
     pub async fn step(&mut self) {
-        match self.random.random_range(0..130) {
+        match self.random.random_range(0..140) {
             0..14 => self.create().await,
             14..36 => self.write().await,
             36..40 => self.append().await,
@@ -65,7 +65,8 @@ impl Life<'_> {
             118..120 => self.network.lose_replies(1),
             120..124 => self.read().await,
             124..127 => self.recorder.record(self.image(), "between operations"),
-            _ => self.let_others_run().await,
+            127..130 => self.let_others_run().await,
+            _ => self.copy().await,
         }
     }
 
@@ -209,12 +210,59 @@ impl Life<'_> {
     }
 
     async fn write_at(&mut self, file: InodeId, position: Position, offset: u64) {
-        let (bytes, time, cache) = (self.bytes(), self.time(), self.cache.clone());
+        let bytes = self.bytes();
+        self.write_bytes(file, position, offset, bytes).await;
+    }
+
+    async fn write_bytes(&mut self, file: InodeId, position: Position, offset: u64, bytes: Vec<u8>) {
+        let (time, cache) = (self.time(), self.cache.clone());
         let operation = cache.write(file, position, &bytes, |attributes| attributes.mtime = time);
         self.run(operation, |state, _| {
             state.change(file, |node| {
                 node.attributes.mtime = time;
                 let (start, end) = (offset as usize, offset as usize + bytes.len());
+                let content = Arc::make_mut(&mut node.content);
+                content.resize(content.len().max(end), 0);
+                content[start..end].copy_from_slice(&bytes);
+            });
+        })
+        .await;
+    }
+
+    /// Copies all of a file, or some of it, into another or within it.
+    async fn copy(&mut self) {
+        let (Some(source), Some(mut target)) = (self.any_file(), self.any_file()) else { return };
+        if source == target {
+            target = self.any_file().expect("a file");
+        }
+        if self.random.random_bool(0.5) {
+            // Else hardly anything would be left of a run that is as long as it has to be.
+            let mut bytes = vec![0; LARGEST as usize];
+            self.random.fill_bytes(&mut bytes);
+            bytes.iter_mut().for_each(|byte| *byte = (*byte).max(1));
+            self.write_bytes(source, Position::At(0), 0, bytes).await;
+            self.drain().await;
+        }
+        let size = self.now().nodes[&source].content.len() as u64;
+        let (from, to) = match self.random.random_range(0..4) {
+            0 => (self.random.random_range(0..=size), self.random.random_range(0..LARGEST)),
+            1 => (0, self.random.random_range(0..LARGEST)),
+            _ if source == target => (0, size),
+            _ => (0, 0),
+        };
+        let length = (size - from).min(3 * LARGEST - to.min(3 * LARGEST));
+        if length == 0 || (source == target && from < to + length && to < from + length) {
+            return;
+        }
+        let (time, cache) = (self.time(), self.cache.clone());
+        let note = |attributes: &mut Attributes| attributes.mtime = time;
+        let operation = cache.copy((source, from), (target, to), (length, length), note);
+        self.run(operation, |state, copied| {
+            assert_eq!(copied, length);
+            let bytes = state.nodes[&source].content[from as usize..(from + length) as usize].to_vec();
+            state.change(target, |node| {
+                node.attributes.mtime = time;
+                let (start, end) = (to as usize, (to + length) as usize);
                 let content = Arc::make_mut(&mut node.content);
                 content.resize(content.len().max(end), 0);
                 content[start..end].copy_from_slice(&bytes);

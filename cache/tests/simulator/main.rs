@@ -48,14 +48,16 @@ fn every_sync_point_of_random_histories() {
         Some(seed) => seed..seed + 1,
         None => 0..number("STREWN_CRASH_HISTORIES").unwrap_or(HISTORIES),
     };
-    let mut images = 0;
+    let (mut images, mut clones) = (0, 0);
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        images += History::new(seed).run();
+        let counted = History::new(seed).run();
+        (images, clones) = (images + counted.crashes, clones + counted.clones);
     }
-    println!("{count} histories, {images} crashes");
-    // A single one may be short.
+    println!("{count} histories, {images} crashes, {clones} clones");
+    // A few may be short, and without clones.
     assert!(count == 1 || images > count * 20, "only {images} crashes");
+    assert!(count < HISTORIES || clones > 0, "no clones");
 }
 
 #[test]

@@ -160,6 +160,13 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// Where the whole run would lie in the file; `None` if it would begin before or end beyond all files.
+    pub fn whole_run(&self) -> Option<std::ops::Range<u64>> {
+        let start = self.offset.checked_sub(self.run_offset)?;
+        let end = start.checked_add(self.run_length).filter(|end| *end <= MAX_OFFSET)?;
+        Some(start..end)
+    }
+
     /// Offset of the first byte after the extent. The bounds are checked when a row is parsed, so this cannot overflow.
     pub fn end(&self) -> u64 {
         self.offset + self.length

@@ -15,7 +15,7 @@ use strewn_engine::record::Attributes;
 const MAX_COPY: u64 = 16 << 20;
 /// Most bytes with holes: what the kernel's interface can tell in 32 bits.
 const MAX_RANGE: u64 = 1 << 31;
-/// Bytes copied at a time.
+/// Bytes that are looked through for a hole at a time.
 const COPY_STEP: u64 = 1 << 20;
 
 /// How a file is opened.
@@ -130,21 +130,22 @@ impl Volume {
         if let Position::At(offset) = mode.position {
             end_of(offset, data.len() as u64)?;
         }
+        Ok(self.cache.write(inode, mode.position, data, self.note_write(inode, mode.drop_set_id)).await?)
+    }
+
+    /// What writing to a file now does to its attributes.
+    fn note_write(&self, inode: InodeId, drop_set_id: bool) -> impl FnMut(&mut Attributes) + Send {
         let now = self.now();
-        let written = self
-            .cache
-            .write(inode, mode.position, data, |attributes| {
-                self.nodes.merge_access(inode, attributes);
-                (attributes.mtime, attributes.ctime) = (now, now);
-                if rules::has_privileges(attributes) {
-                    rules::drop_capabilities(attributes);
-                    if mode.drop_set_id {
-                        rules::drop_set_id(attributes);
-                    }
+        move |attributes| {
+            self.nodes.merge_access(inode, attributes);
+            (attributes.mtime, attributes.ctime) = (now, now);
+            if rules::has_privileges(attributes) {
+                rules::drop_capabilities(attributes);
+                if drop_set_id {
+                    rules::drop_set_id(attributes);
                 }
-            })
-            .await?;
-        Ok(written)
+            }
+        }
     }
 
     /// fallocate(2). Errors: `ENODEV` for what is no file, `EINVAL` for nothing, `EFBIG`.
@@ -241,16 +242,14 @@ impl Volume {
             self.fallocate(caller, target, to, hole, Allocate::Zero).await?;
             return Ok(Step::Hole(hole));
         }
-        let until = until.min(from.saturating_add(COPY_STEP));
-        let end = self.cache.seek_within(source, from..until, Seek::Hole).await?.unwrap_or(until);
+        let step = until.min(from.saturating_add(COPY_STEP));
+        let end = self.cache.seek_within(source, from..step, Seek::Hole).await?.unwrap_or(step);
         let wanted = end.saturating_sub(from).max(1);
-        let bytes = self.cache.read(source, from, wanted as usize).await?;
-        if bytes.is_empty() {
-            return Ok(Step::End);
+        let note = self.note_write(target, !caller.is_privileged());
+        match self.cache.copy((source, from), (target, to), (wanted, length), note).await? {
+            0 => Ok(Step::End),
+            bytes => Ok(Step::Data(bytes)),
         }
-        let mode = WriteMode { position: Position::At(to), drop_set_id: !caller.is_privileged() };
-        self.write(target, &bytes, mode).await?;
-        Ok(Step::Data(bytes.len() as u64))
     }
 }
 

@@ -93,9 +93,9 @@ impl Run {
             79..84 => self.set_attributes().await,
             84..88 => self.xattr().await,
             88..92 => self.read().await,
-            92..94 => self.copy().await,
-            94..96 => self.sync().await,
-            96..98 => self.forget().await,
+            92..95 => self.copy().await,
+            95..97 => self.sync().await,
+            97..98 => self.forget().await,
             _ => self.list().await,
         }
     }
@@ -281,12 +281,22 @@ impl Run {
 
     async fn copy(&mut self) {
         let (Some(source), Some(target)) = (self.file(), self.file()) else { return };
-        if source == target {
+        let now = self.now();
+        if self.random.random_bool(0.5) {
+            // Then the copy refers to what is there.
+            self.fixture.volume.cache().drain(|_| {}).await.unwrap();
+        }
+        let size = self.reference.nodes[source].content.len();
+        let (from, to, length) = match self.random.random_range(0..3) {
+            0 if source != target => (0, 0, size.max(1)),
+            _ => {
+                let (from, to) = (self.random.random_range(0..MAX_SIZE / 2), self.random.random_range(0..MAX_SIZE / 2));
+                (from, to, self.random.random_range(1..MAX_SIZE / 2))
+            }
+        };
+        if source == target && from < to + length && to < from + length {
             return;
         }
-        let now = self.now();
-        let (from, to) = (self.random.random_range(0..MAX_SIZE / 2), self.random.random_range(0..MAX_SIZE / 2));
-        let length = self.random.random_range(1..MAX_SIZE / 2);
         let content = &self.reference.nodes[source].content;
         let data = content[from.min(content.len())..(from + length).min(content.len())].to_vec();
         let (source, inode) = ((self.inodes[&source], from as u64), self.inodes[&target]);

@@ -273,6 +273,36 @@ fn extents_are_cut_and_runs_counted() {
     assert_eq!(bucket.collect_unreferenced(), 1);
 }
 
+/// The same run in two files: whichever goes first, also in one batch, and in whatever order that says so.
+#[test]
+fn a_run_stays_as_long_as_a_file_refers_to_it() {
+    let whole = |inode, run| {
+        let range = RangeChange { offset: 0, length: 3000, extents: vec![extent(0, 3000, run, 0, 3000)] };
+        write(put(inode, Kind::File, 0), 3000, vec![range], &[(0, Some(1))])
+    };
+    let named = |inode| set(ROOT, inode, None, Some(target(inode, Kind::File)));
+    let gone = |inode| set(ROOT, inode, Some(inode), None);
+    let references = |bucket: &MemoryBucket| bucket.snapshot().runs.iter().map(|(_, run)| run.references).sum::<u64>();
+    for clone_last in [false, true] {
+        let bucket = bucket();
+        let mut mount = Mount::new(&bucket);
+        mount.send(vec![named(10), whole(10, 40)], vec![inline(40, 3000)]);
+        mount.apply(vec![named(11), whole(11, 40)]);
+        assert_eq!(references(&bucket), 2);
+        mount.apply(vec![gone(10)]);
+        let clone = [named(12), whole(12, 40)].into_iter();
+        mount.apply(match clone_last {
+            true => [gone(11)].into_iter().chain(clone).collect(),
+            false => clone.chain([gone(11)]).collect(),
+        });
+        assert_eq!(references(&bucket), 1);
+        assert_eq!(now(bucket.run_blocks(id(12), RunId::from_bytes([40; 16]), 0, 1)).unwrap(), vec![40; 3016]);
+        mount.apply(vec![gone(12)]);
+        let unknown = Refusal::BadExtents(format!("unknown run {:?}", RunId::from_bytes([40; 16])));
+        mount.refused(vec![named(13), whole(13, 40)], 1, unknown);
+    }
+}
+
 #[test]
 fn bad_extents_are_refused() {
     let bucket = bucket();
