@@ -285,6 +285,7 @@ impl Cache {
     where
         F: FnMut(&mut Attributes) + Send,
     {
+        self.shared.foreground.note();
         self.shared.copy(source, target, (now, asked), update).await
     }
 

@@ -162,7 +162,7 @@ fn pending(state: &State) -> (u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
     use crate::journal::BootId;
@@ -201,19 +201,41 @@ mod tests {
         MemoryBucket::new(settings, sealed)
     }
 
-    /// A segment that takes longer than the patience, as on a slow line.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_drain_waits_as_long_as_bytes_go_out() {
+    /// A cache, and its bucket.
+    pub(crate) async fn opened(options: Options) -> (Cache, MemoryBucket) {
         let root = Root { inode: InodeId::from_bytes([2; 16]), key: Key::from_bytes([3; 32]) };
         let bucket = bucket(&root);
         let (disk, boot) = (Arc::new(MemoryDisk::new()), BootId([1; 16]));
-        let cache = Cache::open_on(disk, boot, Arc::new(bucket.clone()), root.clone(), Options::default());
-        let cache = cache.await.unwrap();
+        let cache = Cache::open_on(disk, boot, Arc::new(bucket.clone()), root, options).await.unwrap();
+        (cache, bucket)
+    }
+
+    /// Who waits for the network is not held up by who works on the drive.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn while_a_drain_waits_the_background_gives_way_to_nobody() {
+        let (cache, _) = opened(Options::default()).await;
+        let foreground = &cache.shared().foreground;
+        let _busy = foreground.busy();
+        let mut shown = 0;
+        let drained = cache.drain_within(Duration::ZERO, |_| {
+            assert!(!foreground.has_way());
+            shown += 1;
+        });
+        drained.await.unwrap();
+        assert!(shown > 0 && foreground.has_way());
+        cache.close().await.unwrap();
+    }
+
+    /// A segment that takes longer than the patience, as on a slow line.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_drain_waits_as_long_as_bytes_go_out() {
+        let (cache, bucket) = opened(Options::default()).await;
         bucket.set_unreachable(true);
+        let root = cache.root();
         let touched = |tx: &mut crate::Transaction<'_>| {
-            let mut attributes = tx.attributes(root.inode)?;
+            let mut attributes = tx.attributes(root)?;
             attributes.mode = 0o700;
-            tx.set_attributes(root.inode, attributes)
+            tx.set_attributes(root, attributes)
         };
         cache.transact(touched).await.unwrap();
         let segment = SegmentId::from_bytes([4; 16]);

@@ -93,8 +93,13 @@ impl Foreground {
     }
 
     /// True while the background is to give way.
-    fn has_way(&self) -> bool {
+    pub(crate) fn has_way(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) == 0 && self.quiet_since() > Instant::now()
+    }
+
+    /// True while a step that may begin at a moment has to wait.
+    fn holds_back(&self, begin: Instant, now: Instant) -> bool {
+        begin > now && self.has_way()
     }
 }
 
@@ -110,13 +115,13 @@ impl Pace {
     /// their share. Blocks.
     pub(crate) fn step(&self, foreground: &Foreground, bytes: u64) {
         let begin = self.reserve(foreground, bytes, Instant::now());
-        while begin > Instant::now() && foreground.has_way() {
+        while foreground.holds_back(begin, Instant::now()) {
             std::thread::sleep(LOOK_EVERY);
         }
     }
 
     /// When a step of so many bytes may begin. It takes its time from those after it.
-    fn reserve(&self, foreground: &Foreground, bytes: u64, now: Instant) -> Instant {
+    pub(crate) fn reserve(&self, foreground: &Foreground, bytes: u64, now: Instant) -> Instant {
         let mut next = self.next.lock();
         let begin = next.map_or(now, |next| next.clamp(now, now + MOST_DEBT));
         *next = Some(begin + Duration::from_secs_f64(bytes as f64 / foreground.rate as f64));
@@ -157,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn a_step_without_anybody_at_work_does_not_wait() {
-        let (foreground, pace) = (Foreground::new(), Pace::default());
-        let before = Instant::now();
-        for _ in 0..100 {
-            pace.step(&foreground, foreground.rate * 60);
-        }
-        assert!(before.elapsed() < Duration::from_secs(60));
+    fn only_who_works_on_the_drive_holds_steps_back() {
+        let (foreground, now) = (Foreground::new(), Instant::now());
+        let later = now + MOST_DEBT;
+        let _busy = foreground.busy();
+        assert!(foreground.holds_back(later, now) && !foreground.holds_back(now, now));
+        let _hurry = foreground.hurry();
+        assert!(!foreground.holds_back(later, now), "somebody waits for it");
     }
 }

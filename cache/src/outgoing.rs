@@ -183,6 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_counts_for_the_pace() {
+        let foreground = Arc::new(Foreground::new());
+        let outgoing = Arc::new(Outgoing::new(foreground.clone()));
+        let segment = outgoing.watch(SegmentId::from_bytes([1; 16]), Arc::new(Bytes::from(vec![7; 1 << 20])));
+        segment.read_at(0, &mut vec![0; 1 << 20]).unwrap();
+        let long_ago = Instant::now() - Duration::from_millis(1);
+        assert!(outgoing.pace.reserve(&foreground, 0, long_ago) > long_ago);
+    }
+
+    #[test]
     fn a_steady_stream_has_its_rate_from_the_beginning_and_none_at_rest() {
         let begin = Instant::now();
         let mut meter = Meter::default();

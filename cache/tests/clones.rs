@@ -36,6 +36,16 @@ async fn copy(cache: &Cache, from: InodeId, range: Range<u64>, into: InodeId, to
     }
 }
 
+/// What disk and network are at every sync of the disk while a mount drains.
+async fn drain_watched(cache: &Cache, disk: &MemoryDisk, network: &MemoryBucket) -> Vec<(MemoryDisk, MemoryBucket)> {
+    let images: Arc<Mutex<Vec<(MemoryDisk, MemoryBucket)>>> = Arc::default();
+    let (taken, now) = (images.clone(), network.clone());
+    disk.watch(Some(Box::new(move |disk| taken.lock().unwrap().push((disk, now.fork())))));
+    drain(cache).await;
+    disk.watch(None);
+    std::mem::take(&mut *images.lock().unwrap())
+}
+
 /// A mount with a file of 600,000 bytes that the network has.
 struct One {
     bucket: MemoryBucket,
@@ -94,6 +104,22 @@ impl One {
     /// Another mount removes the file.
     async fn lose_source(&self) {
         remove_elsewhere(&self.bucket, &self.root, "source").await;
+    }
+
+    /// Whichever of these is left when the process dies or the power fails: the next mount has the copy, and sends it.
+    async fn assert_survives(&self, copy: InodeId, images: Vec<(MemoryDisk, MemoryBucket)>) {
+        assert!(images.len() > 4, "{}", images.len());
+        for (number, (disk, network)) in images.into_iter().enumerate() {
+            for (boot, left) in [(1, disk.kill()), (2, disk.crash(1)), (2, disk.crash(number as u64 + 2))] {
+                let network = network.fork();
+                let cache = open_in(&left, boot, &network, &self.root, plain()).await;
+                assert!(read_all(&cache, copy).await == self.bytes, "image {number}, boot {boot}");
+                drain(&cache).await;
+                assert_eq!(cache.status().conflicts, 0);
+                cache.close().await.unwrap();
+                assert!(elsewhere(&network, &self.root).await["/copy"] == self.bytes, "image {number}, boot {boot}");
+            }
+        }
     }
 }
 
@@ -487,23 +513,8 @@ async fn a_synced_copy_survives_whatever_happens_while_it_is_refused() {
     let copy = one.copied().await;
     one.cache.sync(copy, false).await.unwrap();
     one.lose_source().await;
-    let images: Arc<Mutex<Vec<(MemoryDisk, MemoryBucket)>>> = Arc::default();
-    let (taken, network) = (images.clone(), one.bucket.clone());
-    one.disk.watch(Some(Box::new(move |disk| taken.lock().unwrap().push((disk, network.fork())))));
-    drain(&one.cache).await;
-    one.disk.watch(None);
-    let images = std::mem::take(&mut *images.lock().unwrap());
-    assert!(images.len() > 4, "{}", images.len());
-    for (number, (disk, network)) in images.into_iter().enumerate() {
-        for (boot, left) in [(1, disk.kill()), (2, disk.crash(1)), (2, disk.crash(number as u64 + 2))] {
-            let network = network.fork();
-            let cache = open_in(&left, boot, &network, &one.root, plain()).await;
-            assert!(read_all(&cache, copy).await == one.bytes, "image {number}, boot {boot}");
-            drain(&cache).await;
-            cache.close().await.unwrap();
-            assert!(elsewhere(&network, &one.root).await["/copy"] == one.bytes, "image {number}, boot {boot}");
-        }
-    }
+    let images = drain_watched(&one.cache, &one.disk, &one.bucket).await;
+    one.assert_survives(copy, images).await;
     one.cache.close().await.unwrap();
 }
 
@@ -547,25 +558,9 @@ async fn a_copy_survives_one_crash_after_another() {
     one.lines.sent(sent + 1).await;
     let (disk, network) = (one.disk.kill(), one.bucket.fork());
     let cache = open_on(&disk, &network, &one.root, plain()).await;
-    let images: Arc<Mutex<Vec<(MemoryDisk, MemoryBucket)>>> = Arc::default();
-    let (taken, now) = (images.clone(), network.clone());
-    disk.watch(Some(Box::new(move |disk| taken.lock().unwrap().push((disk, now.fork())))));
-    drain(&cache).await;
-    disk.watch(None);
+    let images = drain_watched(&cache, &disk, &network).await;
     cache.close().await.unwrap();
-    let images = std::mem::take(&mut *images.lock().unwrap());
-    assert!(images.len() > 4, "{}", images.len());
-    for (number, (disk, network)) in images.into_iter().enumerate() {
-        for (boot, left) in [(1, disk.kill()), (2, disk.crash(1)), (2, disk.crash(number as u64 + 2))] {
-            let network = network.fork();
-            let cache = open_in(&left, boot, &network, &one.root, plain()).await;
-            assert!(read_all(&cache, copy).await == one.bytes, "image {number}, boot {boot}");
-            drain(&cache).await;
-            assert_eq!(cache.status().conflicts, 0);
-            cache.close().await.unwrap();
-            assert!(elsewhere(&network, &one.root).await["/copy"] == one.bytes, "image {number}, boot {boot}");
-        }
-    }
+    one.assert_survives(copy, images).await;
     one.lines.cut_off(true);
     one.cache.close().await.unwrap();
 }

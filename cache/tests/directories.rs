@@ -5,6 +5,7 @@ mod common;
 use common::two::{Two, change_mode};
 use common::*;
 use strewn_engine::bucket::Kind;
+use strewn_engine::ids::InodeId;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_found_where_it_was_moved_to_is_nowhere_else() {
@@ -31,9 +32,10 @@ async fn a_directory_found_where_it_was_moved_to_is_nowhere_else() {
     mounts.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_moved_by_somebody_and_removed_here_is_gone_after_a_crash() {
-    let mut mounts = Two::new().await;
+/// A directory that two has changed, and that one then moved into another one: `x` in the root is `moved` in `y`
+/// since. Two has not heard of it.
+async fn moved_by_one() -> (Two, InodeId, InodeId) {
+    let mounts = Two::new().await;
     let root = mounts.root.inode;
     let x = create(&mounts.one, root, "x", Kind::Directory).await;
     let y = create(&mounts.one, root, "y", Kind::Directory).await;
@@ -44,6 +46,12 @@ async fn a_directory_moved_by_somebody_and_removed_here_is_gone_after_a_crash() 
     mounts.tell_one().await;
     rename(&mounts.one, root, "x", y, "moved").await;
     change_mode(&mounts.one, x, 0o750).await;
+    (mounts, x, y)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_moved_by_somebody_and_removed_here_is_gone_after_a_crash() {
+    let (mut mounts, x, y) = moved_by_one().await;
     mounts.tell_two().await;
     assert_eq!(lookup(&mounts.two, y, "moved").await, Some(x));
     unlink(&mounts.two, y, "moved").await;
@@ -96,17 +104,8 @@ async fn what_is_moved_back_to_a_name_that_somebody_took_is_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_was_set_here_since_is_known_without_the_network() {
-    let mut mounts = Two::new().await;
+    let (mut mounts, x, y) = moved_by_one().await;
     let root = mounts.root.inode;
-    let x = create(&mounts.one, root, "x", Kind::Directory).await;
-    let y = create(&mounts.one, root, "y", Kind::Directory).await;
-    mounts.tell_two().await;
-    assert_eq!(lookup(&mounts.two, root, "x").await, Some(x));
-    assert_eq!(lookup(&mounts.two, root, "y").await, Some(y));
-    change_mode(&mounts.two, x, 0o700).await;
-    mounts.tell_one().await;
-    rename(&mounts.one, root, "x", y, "moved").await;
-    change_mode(&mounts.one, x, 0o750).await;
     let new = create(&mounts.one, root, "x", Kind::Directory).await;
     mounts.tell_two().await;
     assert_eq!(lookup(&mounts.two, y, "moved").await, Some(x));

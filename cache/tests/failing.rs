@@ -4,6 +4,8 @@
 mod common;
 
 use common::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
 use std::time::Duration;
 use strewn_cache::disk::{Failing, MemoryDisk};
@@ -18,19 +20,6 @@ const LARGEST: [usize; 3] = [40_000, 300_000, 700_000];
 /// A drain that does not get on is given up after this.
 const SHORT: Duration = Duration::from_millis(30);
 
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
-
 /// A file, and what is known of it: a byte of a write that failed may be anything.
 struct File {
     inode: InodeId,
@@ -41,16 +30,16 @@ struct File {
 }
 
 impl File {
-    fn range(&self, dice: &mut Dice) -> Range<usize> {
-        let start = dice.roll(self.largest);
+    fn range(&self, random: &mut ChaCha8Rng) -> Range<usize> {
+        let start = random.random_range(0..self.largest);
         // Small ones ride in their record, others do not.
-        let longest = if dice.roll(2) == 0 { 5_000 } else { 150_000 };
-        start..(start + 1 + dice.roll(longest)).min(self.largest)
+        let longest = if random.random_bool(0.5) { 5_000 } else { 150_000 };
+        start..(start + 1 + random.random_range(0..longest)).min(self.largest)
     }
 
-    async fn write(&mut self, cache: &Cache, dice: &mut Dice) -> Result<(), Error> {
-        let range = self.range(dice);
-        let data = pattern(range.end - range.start, dice.0);
+    async fn write(&mut self, cache: &Cache, random: &mut ChaCha8Rng) -> Result<(), Error> {
+        let range = self.range(random);
+        let data = pattern(range.end - range.start, random.random());
         let written = cache.write(self.inode, Position::At(range.start as u64), &data, |_| {}).await;
         let known = written.is_ok();
         if known {
@@ -68,8 +57,8 @@ impl File {
         written.map(|_| ())
     }
 
-    async fn resize(&mut self, cache: &Cache, dice: &mut Dice) -> Result<(), Error> {
-        let size = dice.roll(self.largest);
+    async fn resize(&mut self, cache: &Cache, random: &mut ChaCha8Rng) -> Result<(), Error> {
+        let size = random.random_range(0..self.largest);
         let mut resized = self.bytes.clone();
         resized.resize(size, Some(0));
         match cache.transact(|tx| tx.resize(self.inode, size as u64)).await {
@@ -118,15 +107,15 @@ impl Life {
         Self { cache, files }
     }
 
-    async fn step(&mut self, dice: &mut Dice) {
-        let file = &mut self.files[dice.roll(LARGEST.len())];
-        let done = match dice.roll(10) {
-            0..5 => file.write(&self.cache, dice).await,
+    async fn step(&mut self, random: &mut ChaCha8Rng) {
+        let file = &mut self.files[random.random_range(0..LARGEST.len())];
+        let done = match random.random_range(0..10) {
+            0..5 => file.write(&self.cache, random).await,
             5..8 => {
-                let range = file.range(dice);
+                let range = file.range(random);
                 file.read(&self.cache, range).await
             }
-            8 => file.resize(&self.cache, dice).await,
+            8 => file.resize(&self.cache, random).await,
             _ => self.cache.drain_within(SHORT, |_| {}).await,
         };
         match done {
@@ -148,10 +137,10 @@ async fn live(seed: u64, below: &str) -> u64 {
     let disk = MemoryDisk::new();
     let options = || Options { deadline: Duration::from_secs(5), ..options() };
     let mut life = Life::new(open_on(&disk, &bucket, &root, options()).await, root.inode).await;
-    let mut dice = Dice(seed);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
     disk.fail_now_and_then(Some(Failing { below: below.into(), one_in: 7, seed, reads: true, writes: true }));
     for _ in 0..OPERATIONS {
-        life.step(&mut dice).await;
+        life.step(&mut random).await;
     }
     disk.fail_now_and_then(None);
 

@@ -366,7 +366,7 @@ impl Shared {
         Ok(())
     }
 
-    /// True if enough is dirty for a cut at once.
+    /// True if enough is dirty for a cut as soon as nobody works on the drive.
     pub(crate) fn is_due_by_size(&self, state: &State) -> bool {
         state.tree.dirty_bytes >= self.options.cut_bytes || state.tree.pending_operations() >= cut::FULL_OPERATIONS
     }

@@ -362,3 +362,47 @@ fn make(
     let renewed: HashMap<InodeId, Renewed> = renewed.collect();
     (batch::make(stream, frozen, sealed, &renewed, digests), renewed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::tests::opened;
+    use crate::{Name, Options, Position};
+    use strewn_engine::bucket::Kind;
+    use strewn_engine::record::Attributes;
+
+    /// Longer than any test takes.
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    /// How long a cut of 2,000 bytes that may be taken at 1,000 has to wait while somebody works on the drive.
+    async fn waits(dirty_limit: u64) -> Duration {
+        let options = Options { cut_bytes: 1_000, cut_idle: NEVER, cut_age: NEVER, dirty_limit, ..Options::default() };
+        let (cache, _) = opened(options).await;
+        let shared = cache.shared();
+        let _busy = shared.foreground.busy();
+        // Nothing is taken meanwhile but by whoever asks here.
+        shared.state.lock().pipeline.resolving = true;
+        let name = Name::new(b"file").unwrap();
+        let made = cache.transact(|tx| {
+            let attributes = tx.attributes(cache.root())?;
+            tx.entry(cache.root(), &name)?;
+            let file = tx.create(Attributes { kind: Kind::File, ..attributes })?;
+            tx.set_entry(cache.root(), &name, Some(file))?;
+            Ok(file)
+        });
+        let file = made.await.unwrap();
+        cache.write(file, Position::At(0), &[1; 2_000], |_| {}).await.unwrap();
+        let mut state = shared.state.lock();
+        state.pipeline.resolving = false;
+        let (now, due) = (Instant::now(), shared.due(&state));
+        state.pipeline.resolving = true;
+        due.expect("there is something").saturating_duration_since(now)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_large_cut_waits_for_a_quiet_moment_and_a_full_one_does_not() {
+        let wait = waits(1 << 30).await;
+        assert!(wait > Duration::ZERO && wait < NEVER / 2, "{wait:?}");
+        assert_eq!(waits(2_000 * FULL_PART).await, Duration::ZERO);
+    }
+}

@@ -10,7 +10,7 @@
 //! would only keep the caller from running; while others wait for a processor, since the scheduler would make the loop pay
 //! for its watching just when a request comes; and while bytes are made durable or large pieces are written, because their
 //! journal, disk and upload need it. A long run of small writes that nobody syncs meanwhile is watched: 1,000 overwrites of
-//! 4 KiB took a third of the time.
+//! 4 KiB took half the time.
 
 use super::awake::Awake;
 use parking_lot::{Condvar, Mutex};

@@ -154,13 +154,18 @@ impl Nodes {
         self.had_unanswered.store(true, Ordering::Relaxed);
     }
 
-    /// True if a read is the kernel's second attempt at what just had no answer. Another one is not.
+    /// True if a read may be the kernel's second attempt at what just had no answer.
     pub(super) fn is_second_attempt(&self, inode: InodeId, now: Instant) -> bool {
         if !self.had_unanswered.load(Ordering::Relaxed) {
             return false;
         }
-        let before = self.with(inode, |node| node.more.as_mut()?.unanswered.take()).flatten();
+        let before = self.with(inode, |node| node.more.as_ref()?.unanswered).flatten();
         before.is_some_and(|before| now.saturating_duration_since(before) < SECOND_ATTEMPT)
+    }
+
+    /// The second attempt was told that there is no answer: another one waits for it.
+    pub(super) fn second_attempt_failed(&self, inode: InodeId) {
+        self.with(inode, |node| node.more().unanswered = None);
     }
 
     /// Counts an open file.
@@ -325,6 +330,7 @@ mod tests {
         nodes.read_unanswered(id(1, 0), start);
         assert!(!nodes.is_second_attempt(id(2, 0), start), "of another file");
         assert!(nodes.is_second_attempt(id(1, 0), start));
+        nodes.second_attempt_failed(id(1, 0));
         assert!(!nodes.is_second_attempt(id(1, 0), start), "the third asks the network");
         nodes.read_unanswered(id(1, 0), start);
         assert!(!nodes.is_second_attempt(id(1, 0), start + SECOND_ATTEMPT), "somebody else reads");

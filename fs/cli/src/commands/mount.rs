@@ -61,7 +61,7 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
     /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev, encrypt-cache,
-    /// nopolling (saves a processor while requests come in quick succession, for less speed), uid=ID, gid=ID,
+    /// nopolling (saves processors while requests come in quick succession, for less speed), uid=ID, gid=ID,
     /// umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
     /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
     /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, memory=SIZE, drain-timeout=DURATION as above
@@ -200,18 +200,17 @@ pub(crate) fn clean_stale(mountpoint: &Path) -> Outcome {
 }
 
 fn cache_size(text: &str) -> Result<u64, String> {
-    let size = output::parse_size(text)?;
-    match size < MIN_CACHE {
-        true => Err(format!("a cache of {text} is too small: at least {}", output::bytes(MIN_CACHE))),
-        false => Ok(size),
-    }
+    at_least(MIN_CACHE, text, || format!("a cache of {text} is too small"))
 }
 
 fn memory(text: &str) -> Result<u64, String> {
-    let size = output::parse_size(text)?;
-    match size < MIN_MEMORY {
-        true => Err(format!("{text} of memory are too little: at least {}", output::bytes(MIN_MEMORY))),
-        false => Ok(size),
+    at_least(MIN_MEMORY, text, || format!("{text} of memory are too little"))
+}
+
+fn at_least(least: u64, text: &str, too_small: impl FnOnce() -> String) -> Result<u64, String> {
+    match output::parse_size(text)? {
+        size if size < least => Err(format!("{}: at least {}", too_small(), output::bytes(least))),
+        size => Ok(size),
     }
 }
 

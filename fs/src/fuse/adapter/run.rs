@@ -60,10 +60,7 @@ impl Adapter {
     ) where
         W: Future<Output = Result<()>> + Send + 'static,
     {
-        self.run_within(deadline, request, number, work, move |done| match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(convert::errno(&error)),
-        });
+        self.run_within(deadline, request, number, work, |done| reply_empty(done, reply));
     }
 
     /// Runs a request that answers with nothing.
@@ -76,10 +73,7 @@ impl Adapter {
     ) where
         W: Future<Output = Result<()>> + Send + 'static,
     {
-        self.run(request, number, work, |done| match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(convert::errno(&error)),
-        });
+        self.run(request, number, work, |done| reply_empty(done, reply));
     }
 
     /// Runs a request that answers with an entry.
@@ -97,5 +91,12 @@ impl Adapter {
             Ok(entry) => reply.entry(&ttl, &convert::entry(&entry), GENERATION),
             Err(error) => reply.error(convert::errno(&error)),
         });
+    }
+}
+
+fn reply_empty(done: Result<()>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(convert::errno(&error)),
     }
 }
