@@ -18,6 +18,7 @@ mod harness;
 mod kernel;
 mod mounts;
 mod packaging;
+mod passthrough;
 mod permissions;
 mod power;
 mod promises;

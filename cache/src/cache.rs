@@ -7,12 +7,13 @@ use crate::foreground::Foreground;
 use crate::journal::BootId;
 use crate::lease::{self, Leasing};
 use crate::outgoing::Outgoing;
+use crate::passthrough::Look;
 use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
 use crate::{
-    Error, FileState, Invalidation, Listener, Options, Root, Status, Stop, Stored, Transaction, Unused, encryption,
-    maintain, news, recover, upload, warm,
+    Error, FileState, Invalidation, Listener, Loan, Options, Root, Status, Stop, Stored, Transaction, Unused,
+    encryption, maintain, news, recover, upload, warm,
 };
 use bytes::Bytes;
 use lru::LruCache;
@@ -159,6 +160,7 @@ impl Cache {
             counters: Counters::default(),
             copied: Default::default(),
             limits: Limits::default(),
+            loans: Default::default(),
             outgoing: Arc::new(Outgoing::new(foreground.clone())),
             foreground,
             invalidations,
@@ -174,6 +176,7 @@ impl Cache {
             // What was not believed must not be found again.
             shared.snapshot().await?;
         }
+        shared.resume_exposed();
         shared.wake_up(kept).await;
         let tasks = Tasks {
             handles: Mutex::default(),
@@ -208,11 +211,6 @@ impl Cache {
     /// The inode of the root directory.
     pub fn root(&self) -> InodeId {
         self.root
-    }
-
-    /// True if its files hold no plaintext: then the kernel must not be given any (passthrough).
-    pub fn is_encrypted(&self) -> bool {
-        self.shared.options.encrypt
     }
 
     #[cfg(test)]
@@ -304,8 +302,49 @@ impl Cache {
     pub async fn sync(&self, inode: InodeId, data_only: bool) -> Result<(), Error> {
         let _ = data_only;
         let _busy = self.shared.foreground.busy();
+        self.shared.sync_if_exposed(inode).await?;
         self.shared.sync_data_file(inode).await?;
         Ok(self.shared.journal.sync(self.shared.journal.last()).await?)
+    }
+
+    /// Lends the data file of a file to the kernel, which reads it by itself from then on, for one more handle: `None` if the file
+    /// is not lent and cannot be, since it is short, not whole in its data file, encrypted there, or too much is lent.
+    ///
+    /// While a file is lent, every change of it is to be followed by [`show`](Self::show), but for writes where
+    /// [`is_mirrored`](Self::is_mirrored) says that they show anyway, and it must not be opened for storing into its pages by
+    /// others than who has it by [`lend_exposed`](Self::lend_exposed).
+    pub async fn lend(&self, inode: InodeId) -> Result<Option<Loan>, Error> {
+        self.shared.lend(inode).await
+    }
+
+    /// One more handle of a file that is lent; `None` if it is not. Never waits.
+    pub fn lend_again(&self, inode: InodeId) -> Option<Loan> {
+        self.shared.lend_again(inode)
+    }
+
+    /// The same, for who may store into its pages without telling. What he stores is found by looking at the data file.
+    pub async fn lend_exposed(&self, inode: InodeId) -> Result<Option<Loan>, Error> {
+        self.shared.lend_exposed(inode).await
+    }
+
+    /// A handle that was lent is closed. Never waits.
+    pub fn take_back(&self, inode: InodeId) {
+        self.shared.take_back(inode);
+    }
+
+    /// True if a file is lent. Never waits.
+    pub fn is_lent(&self, inode: InodeId) -> bool {
+        self.shared.is_lent(inode)
+    }
+
+    /// True if a file is lent and what is written to it shows to the kernel only after [`show`](Self::show). Never waits.
+    pub fn is_mirrored(&self, inode: InodeId) -> bool {
+        self.shared.is_mirrored(inode)
+    }
+
+    /// Lets the file that is lent show what was changed in a range, and the size. Nothing happens if none is lent.
+    pub async fn show(&self, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
+        self.shared.show(inode, range).await
     }
 
     /// Why the upload of a file fails at present, told once to each listener. A network that is away is no failure. Never
@@ -344,6 +383,7 @@ impl Cache {
 
     /// Like [`drain`](Self::drain), with a patience of its own: how long nothing may move before it is given up.
     pub async fn drain_within<F: FnMut(&Status) + Send>(&self, patience: Duration, progress: F) -> Result<(), Error> {
+        self.shared.settle_all_exposed(Look::Now).await?;
         self.shared.drain(patience, PROGRESS_EVERY, progress).await
     }
 
@@ -420,6 +460,7 @@ impl Cache {
     }
 
     async fn keep(&self) -> Result<(), Error> {
+        self.shared.settle_all_exposed(Look::Now).await?;
         self.sync_all().await?;
         self.shared.snapshot().await
     }

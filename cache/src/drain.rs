@@ -124,6 +124,7 @@ impl Shared {
             known_inodes: state.tree.len() as u64,
             lease,
             lease_names,
+            lent_files: self.loans.len() as u64,
             lease_waits,
             read_only: self.options.read_only,
         }
@@ -203,11 +204,17 @@ pub(crate) mod tests {
 
     /// A cache, and its bucket.
     pub(crate) async fn opened(options: Options) -> (Cache, MemoryBucket) {
-        let root = Root { inode: InodeId::from_bytes([2; 16]), key: Key::from_bytes([3; 32]) };
-        let bucket = bucket(&root);
+        let (root, bucket) = new_bucket();
         let (disk, boot) = (Arc::new(MemoryDisk::new()), BootId([1; 16]));
         let cache = Cache::open_on(disk, boot, Arc::new(bucket.clone()), root, options).await.unwrap();
         (cache, bucket)
+    }
+
+    /// A bucket and its root.
+    pub(crate) fn new_bucket() -> (Root, MemoryBucket) {
+        let root = Root { inode: InodeId::from_bytes([2; 16]), key: Key::from_bytes([3; 32]) };
+        let bucket = bucket(&root);
+        (root, bucket)
     }
 
     /// Who waits for the network is not held up by who works on the drive.

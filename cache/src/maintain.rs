@@ -68,7 +68,8 @@ impl Shared {
         self.keep_files(false);
         let evicted = self.evict().await;
         self.keep_small().await;
-        synced.and(removed).and(evicted)?;
+        let lent = self.keep_loans().await;
+        synced.and(removed).and(evicted).and(lent)?;
         if self.journal.size_since_snapshot() > SNAPSHOT_AFTER {
             self.snapshot().await?;
         }
@@ -297,7 +298,7 @@ fn pipeline_state(state: &State) -> Mutation {
 /// Data files that hold what is nowhere else.
 fn needed_files(state: &State) -> Vec<(InodeId, u64)> {
     let needed = state.tree.nodes().filter_map(|(inode, node)| {
-        let is_needed = |content: &&Content| !content.dirty.is_empty() || !content.held().is_empty();
+        let is_needed = |content: &&Content| !content.dirty.is_empty() || !content.held().is_empty() || content.exposed;
         let content = node.content.as_deref().filter(is_needed)?;
         matches!(content.backing, Backing::File).then_some((inode, content.generation))
     });

@@ -94,6 +94,8 @@ impl Shared {
         if changes.gap || changes.epoch != feed.epoch {
             self.forget_everything();
         }
+        // What was changed here first has to be known as that.
+        self.look_at_exposed().await;
         let mine = self.state.lock().pipeline.mount;
         for change in changes.changes.iter().filter(|change| own_is_news || change.mount != mine) {
             self.take_change(change).await?;

@@ -75,6 +75,9 @@ pub(crate) enum Mutation {
     /// The data file, durable there, has bytes that a batch took and no sealed file has: if the network does not have that
     /// cut, they are pending again after it.
     Held(Box<HeldBytes>),
+    /// From here on, or no longer, programs may change the bytes of the data file without a record: all of it counts as
+    /// written, and as durable.
+    Exposed { inode: InodeId, generation: u64, exposed: bool },
 }
 
 /// Bytes of a data file that are held for a batch.

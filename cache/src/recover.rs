@@ -11,6 +11,7 @@
 //!   wrote; bytes of lost writes may be among them where they overwrote others. What a batch took counts: it is in sealed
 //!   files.
 //! - What a batch took and no sealed file has is held in a data file: see [`crate::content::clones`].
+//! - Of a data file that programs may have changed by themselves everything counts: see [`crate::passthrough`].
 //! - Clean bytes are dropped, they can be had again; but for data files that a row of the index speaks of, see `warm`.
 
 use crate::content::Digest;
@@ -176,6 +177,8 @@ struct Outlook {
     sealed: u64,
     /// Up to where data files are durable.
     synced: HashMap<(InodeId, u64), u64>,
+    /// Data files that programs may have changed by themselves, and made durable: all that is in them counts.
+    exposed: HashSet<(InodeId, u64)>,
 }
 
 impl Outlook {
@@ -206,6 +209,12 @@ impl Outlook {
             Mutation::Synced { inode, generation, position } => {
                 let mark = self.synced.entry((*inode, *generation)).or_default();
                 *mark = (*mark).max(*position);
+            }
+            Mutation::Exposed { inode, generation, exposed: true } => {
+                self.exposed.insert((*inode, *generation));
+            }
+            Mutation::Exposed { inode, generation, exposed: false } => {
+                self.exposed.remove(&(*inode, *generation));
             }
             _ => {}
         }
@@ -305,7 +314,8 @@ impl<'a> Replay<'a> {
         let pieces = self.contents.entry(write.inode).or_default();
         let mark = self.outlook.synced.get(&(write.inode, write.generation)).copied().unwrap_or(0);
         let durable = mark.max(self.outlook.sealed);
-        let trusted = write.data.is_some() || !position.rebooted || position.sequence <= durable;
+        let exposed = self.outlook.exposed.contains(&(write.inode, write.generation));
+        let trusted = write.data.is_some() || !position.rebooted || position.sequence <= durable || exposed;
         pieces.lost |= !trusted;
         if pieces.lost {
             let content = self.tree.node(write.inode).and_then(|node| node.content.as_deref());
@@ -345,6 +355,7 @@ impl<'a> Replay<'a> {
         self.tree.replaying = false;
         self.tree.drop_orphans();
         self.reclaim_held(next)?;
+        self.reclaim_exposed(next)?;
         let closed = self.tree.unpark();
         Ok(self.tree.apply_record(&closed, &[], 0)?)
     }
@@ -358,6 +369,32 @@ impl<'a> Replay<'a> {
             self.contents.entry(inode).or_default().pieces.push((offset, length, None));
             again.push(Mutation::Write(write));
             // It was made durable before it was said to be held.
+            again.push(Mutation::Synced { inode, generation, position: next });
+        }
+        self.tree.apply_record(&again, &[], next)?;
+        self.marks.extend(again);
+        Ok(())
+    }
+
+    /// What programs may have changed by themselves is dirty, all of it, and so long as the data file is: whatever is in there
+    /// may have been made durable past us. Small writes to it are in no record.
+    fn reclaim_exposed(&mut self, next: u64) -> Result<(), Error> {
+        let mut again = Vec::new();
+        for (inode, generation) in self.tree.exposed() {
+            let length = match self.store.data_length(inode, generation) {
+                Ok(length) => length,
+                Err(error) => {
+                    tracing::warn!("a file that programs may have changed by themselves cannot be looked at: {error}");
+                    continue;
+                }
+            };
+            let Some(attributes) = self.tree.node(inode).map(|node| node.attributes.clone()) else { continue };
+            let size = attributes.size.min(length);
+            if size < attributes.size {
+                again.push(Mutation::Resize { inode, size, anew: false });
+            }
+            self.contents.insert(inode, Pieces { pieces: vec![(0, size, None)], lost: false });
+            again.extend(self.tree.node(inode).map(|node| Mutation::Write(node.rewritten(inode, 0..size, None))));
             again.push(Mutation::Synced { inode, generation, position: next });
         }
         self.tree.apply_record(&again, &[], next)?;

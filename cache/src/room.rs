@@ -38,7 +38,7 @@ pub(crate) struct Limits {
     disk: AtomicU64,
     /// What the index takes.
     index: AtomicU64,
-    /// Bytes that writers are writing and have not recorded.
+    /// Bytes that writers are writing and have not recorded, and those of files that programs may write past us.
     writing: AtomicU64,
     /// Somebody waits for room.
     waiting: AtomicUsize,
@@ -135,6 +135,35 @@ impl Shared {
         }
         self.store.occupy_data(inode, generation, range);
         Ok(())
+    }
+
+    /// Keeps room for the sealed copy of a file that may come to be dirty as a whole at any time, waiting for it if need be;
+    /// until [`Self::give_up_room`].
+    pub(crate) async fn keep_room(self: &Arc<Self>, bytes: u64) -> Result<(), Error> {
+        let until = Instant::now() + self.options.deadline;
+        loop {
+            {
+                let state = self.state.lock();
+                if self.has_room(&state, bytes) {
+                    self.limits.writing.fetch_add(bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
+            }
+            self.make_room(Need::Bytes(bytes), until).await?;
+        }
+    }
+
+    /// The same without asking: what was kept before has to be again.
+    pub(crate) fn take_room_unasked(&self, bytes: u64) {
+        self.limits.writing.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives up what [`Self::keep_room`] keeps.
+    pub(crate) fn give_up_room(&self, bytes: u64) {
+        self.limits.writing.fetch_sub(bytes, Ordering::Relaxed);
+        if self.somebody_waits() {
+            self.bump();
+        }
     }
 
     /// Room for a small file that moves to a data file.

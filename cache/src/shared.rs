@@ -16,6 +16,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::lease::{Cover, Leasing, NameOf};
 use crate::outgoing::Outgoing;
+use crate::passthrough::Loans;
 use crate::record::{self, Mutation};
 use crate::room::{Limits, Need};
 use crate::store::Store;
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) copied: Copied,
     pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
+    /// Data files that the kernel reads.
+    pub(crate) loans: Loans,
     pub(crate) foreground: Arc<Foreground>,
     pub(crate) invalidations: mpsc::Sender<Invalidation>,
     /// Names that those outside are asked to let go of.
@@ -469,6 +472,11 @@ impl Shared {
 
     /// Tells followers what to forget. When they do not keep up, the last thing they find is [`Invalidation::All`].
     pub(crate) fn invalidate(&self, what: Invalidation) {
+        match what {
+            Invalidation::Inode(inode) => self.loans.fall_behind(Some(inode)),
+            Invalidation::All => self.loans.fall_behind(None),
+            Invalidation::Entry(..) => {}
+        }
         let what = match self.invalidations.capacity() {
             0 | 1 => Invalidation::All,
             _ => what,

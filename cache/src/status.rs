@@ -43,6 +43,8 @@ pub struct Status {
     pub cache_bytes: u64,
     /// Most bytes it may use.
     pub cache_budget: u64,
+    /// Files that the kernel reads by itself.
+    pub lent_files: u64,
     /// Inodes known in memory.
     pub known_inodes: u64,
     /// What it holds of the bucket's names.

@@ -151,6 +151,46 @@ impl Store {
         self.data.is_clean(DataId { inode, generation })
     }
 
+    /// See [`DataFiles::open_alone`]. `None` on a disk that is no file system, too.
+    pub(crate) fn lend_data(&self, inode: InodeId, generation: u64) -> Result<Option<std::fs::File>, Error> {
+        match self.data.open_alone(DataId { inode, generation }) {
+            Err(data::Error::Missing(_)) => Ok(None),
+            other => Ok(other?),
+        }
+    }
+
+    /// A data file as it was lent before; `None` if it is gone.
+    pub(crate) fn lent_data(&self, inode: InodeId, generation: u64) -> Option<std::fs::File> {
+        self.data.open_read_only(DataId { inode, generation }).ok()
+    }
+
+    /// See [`DataFiles::is_alone`].
+    pub(crate) fn is_alone(&self, inode: InodeId, generation: u64, file: &std::fs::File) -> bool {
+        self.data.is_alone(DataId { inode, generation }, file)
+    }
+
+    /// Length of a data file in bytes.
+    pub(crate) fn data_length(&self, inode: InodeId, generation: u64) -> Result<u64, Error> {
+        Ok(self.data.length(DataId { inode, generation })?)
+    }
+
+    /// Cuts a data file, or lets it grow by a hole, to `length`, and makes holes of ranges. What it had there must be needed no
+    /// more, for good.
+    pub(crate) fn clear_data(
+        &self,
+        inode: InodeId,
+        generation: u64,
+        length: u64,
+        holes: &[Range<u64>],
+    ) -> Result<(), Error> {
+        let id = DataId { inode, generation };
+        self.data.truncate(id, length)?;
+        for hole in holes {
+            self.data.punch(id, hole.start, hole.end - hole.start)?;
+        }
+        Ok(())
+    }
+
     /// Counts a data file as not durable.
     pub(crate) fn doubt_data(&self, inode: InodeId, generation: u64) {
         self.data.mark_dirty(DataId { inode, generation });

@@ -15,7 +15,7 @@ use support::{Fixture, ROOT, ROOT_INODE, USER, options};
 type Result<T> = std::result::Result<T, Error>;
 
 const AT_START: WriteMode = WriteMode { position: Position::At(0), drop_set_id: false };
-const MAKE: Open = Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false };
+const MAKE: Open = Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false, direct: false };
 
 async fn file(volume: &Volume, parent: InodeId, name: &[u8]) -> InodeId {
     volume.create(ROOT, parent, name, 0o644, MAKE).await.unwrap().0.stat.inode

@@ -168,7 +168,8 @@ impl Shared {
 /// What of a range can be cloned, if all of it is here.
 fn look_for_extents(state: &State, request: &Request, range: &Range<u64>) -> Result<Found, Error> {
     let node = state.tree.node(request.source).ok_or(Error::Stale)?;
-    let Some(content) = node.content.as_deref() else { return Ok(Found::Nothing) };
+    // What programs store into the data file by themselves is not what the extents have.
+    let Some(content) = node.content.as_deref().filter(|content| !content.exposed) else { return Ok(Found::Nothing) };
     let range = range.start..range.end.min(node.attributes.size);
     if range.is_empty() {
         return Ok(Found::Nothing);

@@ -135,7 +135,11 @@ pub(crate) struct Content {
     /// Ranges that are being fetched.
     pub(crate) fetching: RangeSet<u64>,
     /// Readers of the data file right now; it is not evicted meanwhile.
-    pub(crate) readers: u32,
+    pub(crate) readers: u16,
+    /// How often the data file is lent to the kernel, which reads it by itself; it is not evicted meanwhile.
+    pub(crate) lent: u8,
+    /// Programs may change the data file by themselves.
+    pub(crate) exposed: bool,
     /// Serialises whoever changes bytes of the backing; nothing before somebody does.
     pub(crate) guard: Option<Arc<tokio::sync::Mutex<()>>>,
     /// How it is being read.
@@ -170,6 +174,8 @@ impl Content {
             recalled: false,
             fetching: RangeSet::new(),
             readers: 0,
+            lent: 0,
+            exposed: false,
             guard: None,
             read_ahead: Default::default(),
         }
@@ -550,6 +556,7 @@ impl Content {
             && self.dirty.is_empty()
             && self.frozen.is_empty()
             && self.readers == 0
+            && self.lent == 0
             && self.fetching.is_empty()
     }
 }

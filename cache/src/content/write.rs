@@ -307,7 +307,8 @@ impl Shared {
             return Ok(None);
         }
         let size = node.attributes.size.max(offset + data.len() as u64);
-        let inline = data.len() <= MAX_INLINE_RECORD;
+        // What programs change by themselves is in the data file alone, so an older record must not hide it.
+        let inline = data.len() <= MAX_INLINE_RECORD && !content.exposed;
         self.record_write(&mut state, inode, generation, offset, data, inline, update)?;
         state.tree.note_origins(inode, origins);
         state.tree.warm.note_written(inode);

@@ -103,6 +103,7 @@ impl Shared {
 
     /// Takes what is pending as a cut. Gives its number, if anything was.
     pub(crate) async fn freeze(self: &Arc<Self>) -> Result<Option<u64>, Error> {
+        self.look_at_exposed().await;
         let (_alone, mut state) = loop {
             self.wait_while(|state| state.pipeline.resolving, "a refusal of the network").await?;
             let alone = self.gate.write().await;

@@ -11,6 +11,7 @@
 //! A file is durable when [`DataFiles::sync`] returned, together with its name. A failed sync is remembered: the kernel
 //! reports it once, we report it until the file is removed.
 
+mod alone;
 mod occupied;
 mod open;
 
@@ -216,10 +217,22 @@ impl DataFiles {
         Ok(())
     }
 
-    /// A handle of its own for reading, for the kernel (passthrough). Fails on a disk that is no file system.
+    /// A handle for reading that the kernel is to be given (passthrough), of a file that nobody has open or mapped, not even
+    /// this process; `None` if somebody has, or where that cannot be known. [`Error::Missing`] on a disk that is no file system.
+    pub fn open_alone(&self, id: DataId) -> Result<Option<std::fs::File>, Error> {
+        let file = self.open_read_only(id)?;
+        Ok(self.is_alone(id, &file).then_some(file))
+    }
+
+    /// A handle for reading, whoever else has the file open.
     pub fn open_read_only(&self, id: DataId) -> Result<std::fs::File, Error> {
-        let path = self.disk.path(&name(id)).ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        let path = self.disk.path(&name(id)).ok_or(Error::Missing(id))?;
         std::fs::File::open(path).map_err(|error| missing(id, error))
+    }
+
+    /// True if nobody but `of`, a handle for reading of the file, has it open or mapped. Closes what is kept open here and clean.
+    pub fn is_alone(&self, id: DataId, of: &std::fs::File) -> bool {
+        self.handles.close(id) && alone::is_alone(of)
     }
 
     fn change(&self, id: DataId, change: impl FnOnce(&dyn DiskFile) -> io::Result<()>) -> Result<(), Error> {

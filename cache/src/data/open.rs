@@ -171,6 +171,17 @@ impl Handles {
         }
     }
 
+    /// Closes the file unless it has changes that are not durable: their failure must find somebody to tell. True if it is
+    /// closed.
+    pub(super) fn close(&self, id: DataId) -> bool {
+        let mut state = self.state.lock();
+        let closes = !state.dirty.contains_key(&id);
+        if closes {
+            state.open.pop(&id);
+        }
+        closes
+    }
+
     #[cfg(test)]
     pub(super) fn open_count(&self) -> usize {
         self.state.lock().open.len()

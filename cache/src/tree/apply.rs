@@ -144,6 +144,10 @@ impl Tree {
                 self.restore_held(held);
                 Ok(())
             }
+            Mutation::Exposed { inode, generation, exposed } => {
+                self.set_exposed(*inode, *generation, *exposed);
+                Ok(())
+            }
             Mutation::Freeze { .. }
             | Mutation::Cut { .. }
             | Mutation::Committed { .. }

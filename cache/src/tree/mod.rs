@@ -12,6 +12,7 @@ mod apply;
 mod clones;
 mod directory;
 mod evict;
+mod exposed;
 mod insert;
 mod names;
 mod news;

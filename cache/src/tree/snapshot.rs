@@ -14,7 +14,8 @@ impl Tree {
         let mut wanted = HashSet::from([self.root]);
         let mut names = Vec::new();
         for (inode, node) in self.nodes.iter() {
-            if node.is_local() && !node.orphan {
+            let exposed = node.content.as_deref().is_some_and(|content| content.exposed);
+            if (node.is_local() || exposed) && !node.orphan {
                 wanted.insert(*inode);
             }
             let Some(entries) = node.directory.as_deref() else { continue };
@@ -50,6 +51,7 @@ impl Tree {
                 mutations.push(Mutation::Node(Box::new(state)));
                 mutations.extend(counted);
                 mutations.extend(self.all_held(inode));
+                mutations.extend(self.exposure(inode));
             }
         }
         names.sort_by_key(|(_, _, _, base, _)| base.map_or(0, |(order, _)| order));

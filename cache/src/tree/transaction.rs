@@ -276,8 +276,10 @@ impl<'a> Transaction<'a> {
         if now.size == size {
             return Ok(());
         }
-        // A file that starts anew gets a fresh data file: the old one may be all that a power cut leaves.
-        self.changes.push(Mutation::Resize { inode, size, anew: size == 0 });
+        // A file that starts anew gets a fresh data file: the old one may be all that a power cut leaves. Not where programs
+        // write to the data file by themselves.
+        let exposed = self.tree.node(inode).and_then(|node| node.content.as_deref()).is_some_and(|it| it.exposed);
+        self.changes.push(Mutation::Resize { inode, size, anew: size == 0 && !exposed });
         self.stage(inode, now).now.size = size;
         Ok(())
     }
@@ -416,6 +418,7 @@ fn subjects(mutation: &Mutation) -> [Option<InodeId>; 3] {
         | Mutation::Resize { inode, .. }
         | Mutation::Punch { inode, .. }
         | Mutation::Links { inode, .. }
+        | Mutation::Exposed { inode, .. }
         | Mutation::Elsewhere { inode } => [Some(*inode), None, None],
         Mutation::Rebase(rebase) => [Some(rebase.inode), None, None],
         Mutation::RebaseEntry { directory, .. } => [Some(*directory), None, None],

@@ -213,5 +213,6 @@ fn is_vacant(content: &Content) -> bool {
 
 /// True if the data file holds nothing but bytes of the network's content.
 fn is_clean_file(content: &Content) -> bool {
-    matches!(content.backing, Backing::File) && content.dirty.is_empty() && content.frozen.is_empty() && !content.local
+    let unchanged = content.dirty.is_empty() && content.frozen.is_empty() && !content.exposed;
+    matches!(content.backing, Backing::File) && unchanged && !content.local
 }

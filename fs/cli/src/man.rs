@@ -75,7 +75,8 @@ answered the last time that it asked them for something, and how many did not); 
 \fBconflict_copies\fR (the newest, each with \fBpath\fR and \fBseconds\fR since 1970), \fBunauthentic\fR;
 \fBlease\fR (\fBall\fR, \fBnames\fR or \fBnone\fR), \fBlease_names\fR (names held one by one), \fBlease_waits\fR
 (requests for one that somebody waited for);
-\fBcache_bytes\fR, \fBcache_budget\fR, \fBknown_inodes\fR, \fBread_only\fR.
+\fBcache_bytes\fR, \fBcache_budget\fR, \fBknown_inodes\fR, \fBlent_files\fR (read by the kernel past the mount),
+\fBread_only\fR.
 .TP
 \fBstrewn cache status\fR
 \fBdirectory\fR; \fBmountpoint\fR or null; of a mounted one \fBsource\fR and the fields of \fBstrewn status\fR; of another one

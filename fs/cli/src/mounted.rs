@@ -34,6 +34,7 @@ pub(crate) struct MountPlan {
     pub(crate) nonempty: bool,
     /// The device is not watched while requests come in quick succession.
     pub(crate) nopolling: bool,
+    pub(crate) nopassthrough: bool,
     pub(crate) suid: bool,
     pub(crate) dev: bool,
     pub(crate) cache_size: Option<u64>,
@@ -96,7 +97,8 @@ struct Live {
 impl Live {
     fn start(cache: &Cache, at: &Mount, options: &MountOptions, plan: &MountPlan) -> Outcome<Self> {
         let volume = Arc::new(Volume::new(cache.clone()).with_promises(plan.promises).showing(plan.shown));
-        let mut serving = fuse::Options { polling: !plan.nopolling, ..fuse::Options::default() };
+        let mut serving =
+            fuse::Options { polling: !plan.nopolling, passthrough: !plan.nopassthrough, ..fuse::Options::default() };
         if let Some(deadline) = plan.deadline {
             // The cache's own error, which comes first, says more.
             serving.deadline = deadline + ANSWER_GRACE;

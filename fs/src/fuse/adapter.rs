@@ -3,12 +3,13 @@
 mod run;
 
 use super::answer::Answerer;
+use super::backings::Backings;
 use super::buffers::Buffers;
 use super::polling::{About, Polling};
 use super::{MAX_BACKGROUND, MAX_REQUEST, Options, convert};
 use crate::Volume;
 use crate::error::Result;
-use crate::volume::{Allocate, Open, Opened, Reach, RenameMode, SetAttributes, SetXattr, WriteMode};
+use crate::volume::{Allocate, Reach, RenameMode, SetAttributes, SetXattr, WriteMode};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -69,6 +70,8 @@ pub(super) struct Adapter {
     volume: Arc<Volume>,
     answerer: Answerer,
     buffers: Buffers,
+    passthrough: bool,
+    backings: Arc<Backings>,
     ttl: Duration,
     deadline: Duration,
     fsync_deadline: Duration,
@@ -87,6 +90,8 @@ impl Adapter {
             answerer: Answerer::new(runtime),
             deadline: options.deadline,
             buffers: Buffers::default(),
+            passthrough: options.passthrough && promises.fsync == Reach::Machine,
+            backings: Arc::default(),
             ttl: options.ttl,
             polling,
         }
@@ -106,6 +111,12 @@ impl Filesystem for Adapter {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!(?capability, "the kernel does not have it");
             }
+        }
+        // Where msync is to wait for the network it must reach us, which it does not from who maps a lent file. And the files
+        // under the cache must not be stacked themselves, or this drive could not be stacked upon.
+        if self.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+            let stacks = config.set_max_stack_depth(1).is_ok();
+            self.volume.allow_lending(stacks);
         }
         let refused = |what: &str| io::Error::other(format!("the FUSE library refuses the limit of {what}"));
         config.set_max_write(MAX_REQUEST).map_err(|_| refused("request size"))?;
@@ -244,8 +255,13 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, open) = (convert::caller(request), convert::open(flags));
         let work = async move |volume: Arc<Volume>, inode| volume.open(caller, inode, open).await;
+        let (volume, backings) = (self.volume.clone(), self.backings.clone());
         self.run("open", number, work, move |opened| match opened {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(open, opened)),
+            Ok(opened) => match backings.admit(&volume, number.0, open, opened, |file| reply.open_backing(file)) {
+                Some((handle, flags, Some(backing))) => reply.opened_passthrough(handle, flags, &backing),
+                Some((handle, flags, None)) => reply.opened(handle, flags),
+                None => reply.error(fuser::Errno::EIO),
+            },
             Err(error) => reply.error(convert::errno(&error)),
         });
     }
@@ -263,10 +279,17 @@ impl Filesystem for Adapter {
         let (caller, name, mode) = (convert::maker(request, umask), owned(name), mode);
         let (open, ttl) = (convert::open(OpenFlags(flags)), self.ttl);
         let work = async move |volume: Arc<Volume>, parent| volume.create(caller, parent, &name, mode, open).await;
+        let (volume, backings) = (self.volume.clone(), self.backings.clone());
         self.run("create", parent, work, move |created| match created {
             Ok((entry, opened)) => {
-                let handle = FileHandle(opened.handle);
-                reply.created(&ttl, &convert::entry(&entry), GENERATION, handle, fopen(open, opened));
+                let attributes = convert::entry(&entry);
+                match backings.admit(&volume, entry.number, open, opened, |file| reply.open_backing(file)) {
+                    Some((handle, flags, Some(backing))) => {
+                        reply.created_passthrough(&ttl, &attributes, GENERATION, handle, flags, &backing);
+                    }
+                    Some((handle, flags, None)) => reply.created(&ttl, &attributes, GENERATION, handle, flags),
+                    None => reply.error(fuser::Errno::EIO),
+                }
             }
             Err(error) => reply.error(convert::errno(&error)),
         });
@@ -349,6 +372,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.note(About::Names);
+        if Volume::is_lent_handle(handle.0) {
+            self.backings.close(number.0);
+        }
         if let Ok(inode) = self.volume.inode(number.0) {
             self.volume.release(inode, handle.0);
         }
@@ -612,16 +638,6 @@ async fn list_plus(
 
 fn owned(name: &OsStr) -> Vec<u8> {
     name.as_bytes().to_vec()
-}
-
-fn fopen(open: Open, opened: Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_copies);
-    // nothing to report at close where nothing can be written
-    flags.set(FopenFlags::FOPEN_NOFLUSH, !open.write);
-    // The kernel's copy would only cost: nothing is read, or mapped, by way of this handle.
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, open.write && !open.read);
-    flags
 }
 
 fn reply_data(data: Result<Bytes>, reply: ReplyData) {

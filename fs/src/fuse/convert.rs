@@ -129,6 +129,7 @@ pub(super) fn open(flags: OpenFlags) -> Open {
         truncate: bits.contains(OFlags::TRUNC),
         exclusive: bits.contains(OFlags::EXCL),
         no_atime: bits.contains(OFlags::NOATIME),
+        direct: bits.contains(OFlags::DIRECT),
     }
 }
 

@@ -4,6 +4,7 @@
 //! - `adapter`: one method per request. Takes the request apart, calls the volume, puts the reply together.
 //! - `answer`: runs a request's future, at once if it is warm, under a deadline if it is not.
 //! - `awake`: keeps processors from falling asleep between requests.
+//! - `backings`: files that the kernel reads by itself.
 //! - `buffers`: memory for data on its way in.
 //! - `convert`: times, modes and flags, with the traps of the library's version named.
 //! - `notify`: tells the kernel what other mounts changed, and what to let go of, from threads that hold no lock.
@@ -12,6 +13,7 @@
 mod adapter;
 mod answer;
 mod awake;
+mod backings;
 mod buffers;
 mod convert;
 mod notify;
@@ -43,6 +45,8 @@ pub struct Options {
     /// asleep while any do: up to three times as many per second, for processors that are busy meanwhile. Without effect on a
     /// machine with one processor.
     pub polling: bool,
+    /// Let the kernel read files by itself that are whole in the cache, where it does that: with privilege, from Linux 6.9.
+    pub passthrough: bool,
     /// A request that is not answered by then fails, since its caller cannot even be killed while it waits. Longer than the
     /// cache's own deadline, whose error says more.
     pub deadline: Duration,
@@ -52,7 +56,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 2, polling: true, deadline: Duration::from_secs(45), ttl: Duration::from_secs(60) }
+        Self {
+            threads: 2,
+            polling: true,
+            passthrough: true,
+            deadline: Duration::from_secs(45),
+            ttl: Duration::from_secs(60),
+        }
     }
 }
 

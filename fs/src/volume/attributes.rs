@@ -83,6 +83,9 @@ impl Volume {
                 stat(tx, inode)
             })
             .await?;
+        if change.size.is_some() {
+            self.show_all(inode).await?;
+        }
         if change.atime.is_some() {
             self.nodes.clear_access(inode);
         }

@@ -1,7 +1,7 @@
 //! Opening, reading and writing files.
 
 use super::tree::{refuse, truncate};
-use super::{Caller, Volume, rules};
+use super::{Caller, Lent, Volume, rules};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -32,15 +32,19 @@ pub struct Open {
     pub exclusive: bool,
     /// Leave the access time alone (`O_NOATIME`).
     pub no_atime: bool,
+    /// Past the kernel's copies (`O_DIRECT`).
+    pub direct: bool,
 }
 
 /// An open file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Opened {
     /// Copies of the content that the kernel has from an earlier open are still good.
     pub keep_copies: bool,
     /// Names the open file for [`fsync`](Volume::fsync), [`flush`](Volume::flush) and [`release`](Volume::release).
     pub handle: u64,
+    /// The kernel has to be given a file for it.
+    pub lent: Option<Lent>,
 }
 
 /// How a write is done.
@@ -71,7 +75,7 @@ impl Volume {
     /// Opens a file. Errors: `EISDIR` for writing a directory, `ELOOP` for a symlink, `EROFS`.
     pub async fn open(&self, caller: Caller, inode: InodeId, open: Open) -> Result<Opened> {
         self.check_open(caller, inode, open).await?;
-        Ok(self.opened(inode))
+        self.open_file(inode, open).await
     }
 
     /// Opens a directory for listing. A copy of the listing may be kept for `most` of time, unless it changes.
@@ -97,6 +101,9 @@ impl Volume {
                 tx.attributes(inode)
             })
             .await?;
+        if open.truncate {
+            self.show_all(inode).await?;
+        }
         if open.read && !open.no_atime && self.access_times && !self.cache.options().read_only {
             self.note_access(inode, attributes, now);
         }
@@ -139,7 +146,10 @@ impl Volume {
         if let Position::At(offset) = mode.position {
             end_of(offset, data.len() as u64)?;
         }
-        Ok(self.cache.write(inode, mode.position, data, self.note_write(inode, mode.drop_set_id)).await?)
+        self.until_shown(inode).await;
+        let written = self.cache.write(inode, mode.position, data, self.note_write(inode, mode.drop_set_id)).await?;
+        self.show_written(inode, written.offset..written.offset + data.len() as u64).await?;
+        Ok(written)
     }
 
     /// What writing to a file now does to its attributes.
@@ -194,7 +204,7 @@ impl Volume {
                 tx.set_attributes(inode, attributes)
             })
             .await?;
-        Ok(())
+        self.show_all(inode).await
     }
 
     /// The next data or hole at or after `offset`. Errors: `ENXIO` at and beyond the end, and where no more data follows.
@@ -255,9 +265,13 @@ impl Volume {
         let end = self.cache.seek_within(source, from..step, Seek::Hole).await?.unwrap_or(step);
         let wanted = end.saturating_sub(from).max(1);
         let note = self.note_write(target, !caller.is_privileged());
+        self.until_shown(target).await;
         match self.cache.copy((source, from), (target, to), (wanted, length), note).await? {
             0 => Ok(Step::End),
-            bytes => Ok(Step::Data(bytes)),
+            bytes => {
+                self.show_written(target, to..to + bytes).await?;
+                Ok(Step::Data(bytes))
+            }
         }
     }
 }

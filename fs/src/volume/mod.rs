@@ -18,6 +18,7 @@ mod directory;
 mod file;
 mod namespace;
 mod nodes;
+mod passthrough;
 pub mod path;
 mod promises;
 mod rename;
@@ -31,6 +32,7 @@ pub use attributes::{SetAttributes, SetTime};
 pub use directory::{DirectoryLine, Listed};
 pub use file::{Allocate, Open, Opened, WriteMode};
 pub use nodes::ROOT_NUMBER;
+pub use passthrough::Lent;
 pub use promises::{Promises, Reach};
 pub use rename::RenameMode;
 pub use shown::Shown;
@@ -43,7 +45,7 @@ use nodes::Nodes;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use strewn_cache::{Cache, Name, Stop, Transaction};
 use strewn_engine::bucket::{Timestamp, Usage};
 use strewn_engine::ids::InodeId;
@@ -100,6 +102,8 @@ pub struct Volume {
     shown: Shown,
     /// The number of the newest open file.
     handles: AtomicU64,
+    /// Files may be lent to the kernel.
+    lends: AtomicBool,
     usage: Mutex<Option<Usage>>,
 }
 
@@ -121,6 +125,7 @@ impl Volume {
             promises,
             shown: Shown::default(),
             handles,
+            lends: AtomicBool::new(false),
             usage: Mutex::new(None),
         }
     }

@@ -83,8 +83,20 @@ impl Volume {
             })
             .await?;
         let entry = self.entry(made);
-        let opened = self.opened(entry.stat.inode);
-        Ok((entry, opened))
+        let opened = async {
+            if open.truncate {
+                self.show_all(entry.stat.inode).await?;
+            }
+            self.open_file(entry.stat.inode, open).await
+        };
+        match opened.await {
+            Ok(opened) => Ok((entry, opened)),
+            Err(error) => {
+                // The reference goes to nobody.
+                self.forget(entry.stat.inode, 1);
+                Err(error)
+            }
+        }
     }
 
     /// Gives a file another name. Errors: `EEXIST`, `EPERM` for directories, `EMLINK`, `ENOENT` if it has no name left.

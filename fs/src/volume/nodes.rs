@@ -56,6 +56,8 @@ struct More {
     listed: Option<Instant>,
     /// Open files.
     opens: u32,
+    /// Those of them for which the kernel was lent a file. It wants all or none to be so.
+    lent: u32,
     /// When a read had no answer.
     unanswered: Option<Instant>,
 }
@@ -176,6 +178,44 @@ impl Nodes {
     /// An open file is closed.
     pub(super) fn closed(&self, inode: InodeId) {
         self.with(inode, |node| node.more().opens = node.more().opens.saturating_sub(1));
+    }
+
+    /// Counts an open file as long as none is lent. False if one is.
+    pub(super) fn opened_unless_lent(&self, inode: InodeId) -> bool {
+        let counted = self.with(inode, |node| {
+            let more = node.more();
+            let free = more.lent == 0;
+            more.opens = more.opens.saturating_add(u32::from(free));
+            free
+        });
+        counted.unwrap_or(true)
+    }
+
+    /// Counts a file that is lent as long as all open ones are. False if one is not.
+    pub(super) fn opened_lent(&self, inode: InodeId) -> bool {
+        let counted = self.with(inode, |node| {
+            let more = node.more();
+            let free = more.opens == more.lent;
+            if free {
+                (more.opens, more.lent) = (more.opens.saturating_add(1), more.lent.saturating_add(1));
+            }
+            free
+        });
+        counted.unwrap_or(false)
+    }
+
+    /// A file that was lent is closed.
+    pub(super) fn closed_lent(&self, inode: InodeId) {
+        self.with(inode, |node| {
+            let more = node.more();
+            (more.opens, more.lent) = (more.opens.saturating_sub(1), more.lent.saturating_sub(1));
+        });
+    }
+
+    /// How many of its files are open, and how many of these are lent.
+    pub(super) fn open_files(&self, inode: InodeId) -> (u32, u32) {
+        let counts = self.with(inode, |node| node.more.as_ref().map_or((0, 0), |more| (more.opens, more.lent)));
+        counts.unwrap_or((0, 0))
     }
 
     /// True while a file of it is open.

@@ -2,7 +2,6 @@
 
 use super::{Opened, Volume};
 use crate::error::{Error, Result};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use strewn_cache::{FileState, Listener};
 use strewn_engine::ids::InodeId;
@@ -48,20 +47,15 @@ impl Volume {
 
     /// An open file is closed for good.
     pub fn release(&self, inode: InodeId, handle: u64) {
-        self.nodes.closed(inode);
+        self.closed(inode, handle);
         self.cache.release(inode, handle);
     }
 
-    pub(super) fn opened(&self, inode: InodeId) -> Opened {
-        let handle = self.handles.fetch_add(1, Ordering::Relaxed) + 1;
-        self.nodes.opened(inode);
-        Opened { keep_copies: self.nodes.open_keeps_copies(inode), handle }
-    }
-
     pub(super) fn opened_listing(&self, directory: InodeId, most: Duration) -> Opened {
-        let handle = self.handles.fetch_add(1, Ordering::Relaxed) + 1;
+        let handle = self.next_handle(false);
         self.nodes.opened(directory);
-        Opened { keep_copies: self.nodes.open_keeps_listing(directory, Instant::now(), most), handle }
+        let keep_copies = self.nodes.open_keeps_listing(directory, Instant::now(), most);
+        Opened { keep_copies, handle, lent: None }
     }
 
     /// The reason why the upload of the file fails says more than that it is not there yet.

@@ -14,7 +14,8 @@ use strewn_fs::volume::{Open, RenameMode, SetAttributes, WriteMode};
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Directories in one another.
 const DEPTH: usize = 3;
-const EXCLUSIVE: Open = Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false };
+const EXCLUSIVE: Open =
+    Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false, direct: false };
 /// Of a hundred operations, those that only some mixes have.
 const SPECIAL: u32 = 30;
 /// A file is not cut shorter: what is left of it tells it from others.

@@ -61,7 +61,8 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
     /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev, encrypt-cache,
-    /// nopolling (saves processors while requests come in quick succession, for less speed), uid=ID, gid=ID,
+    /// nopolling (saves processors while requests come in quick succession, for less speed),
+    /// nopassthrough (reads large files that are in the cache through the mount, too), uid=ID, gid=ID,
     /// umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
     /// access=NAME, cache-dir=DIR, pidfile=FILE, deadline=SECONDS (of a request that waits for the network), and
     /// sync=REACH, close=REACH, upload-delay=DURATION, cache-size=SIZE, memory=SIZE, drain-timeout=DURATION as above
@@ -147,6 +148,7 @@ impl Mount {
             "noatime" => plan.noatime = true,
             "nonempty" => plan.nonempty = true,
             "nopolling" => plan.nopolling = true,
+            "nopassthrough" => plan.nopassthrough = true,
             "suid" => plan.suid = true,
             "dev" => plan.dev = true,
             "nosuid" | "nodev" | "exec" | "relatime" => {}

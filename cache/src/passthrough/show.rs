@@ -1,0 +1,207 @@
+//! Bringing a lent file in line with the content.
+
+use super::Lent;
+use crate::Error;
+use crate::content::map::Part;
+use crate::content::read::blocking;
+use crate::cut::freeze::Source;
+use crate::shared::{Shared, State};
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use strewn_engine::ids::InodeId;
+
+/// Bytes copied at a time into a file that the content left.
+const STEP: u64 = 1 << 20;
+
+/// A lent file, and how the content stands to it.
+struct Shown {
+    generation: u64,
+    file: Arc<File>,
+    exposed: bool,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Shared {
+    /// Lets a lent file show what the content has in a range, and its size. Does nothing if it is not lent. Fails if it is not
+    /// shown: then it is tried again in the background.
+    pub(crate) async fn show(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
+        self.end_if_unused(inode);
+        let Some(shown) = self.loans.with(inode, Shown::of) else { return Ok(()) };
+        let result = self.show_lent(inode, &shown, range.clone()).await;
+        let done = result.is_ok() && range.start == 0 && range.end == u64::MAX;
+        if done || result.is_err() {
+            self.loans.with(inode, |lent| lent.behind = !done);
+        }
+        result
+    }
+
+    async fn show_lent(self: &Arc<Self>, inode: InodeId, shown: &Shown, range: Range<u64>) -> Result<(), Error> {
+        if self.is_content_in(inode, shown.generation) {
+            return self.clear_holes(inode, shown, range).await;
+        }
+        // What it held may be all that a power cut leaves, until the record that gives it up is durable.
+        self.wait_until_unneeded(inode, shown.generation).await?;
+        self.copy_into(inode, shown, range).await
+    }
+
+    /// Clears what the content has no bytes for in its own data file.
+    async fn clear_holes(self: &Arc<Self>, inode: InodeId, shown: &Shown, range: Range<u64>) -> Result<(), Error> {
+        let _turn = shown.turn.lock().await;
+        let _alone = self.hold(inode).await?;
+        let (size, holes) = {
+            let state = self.state.lock();
+            let Some(node) = state.tree.node(inode) else { return Ok(()) };
+            let Some(content) = node.content.as_deref() else { return Ok(()) };
+            let size = node.attributes.size;
+            let parts = content.parts(range.start..range.end.min(size));
+            let hole = |part| if let Part::Hole(range) = part { Some(range) } else { None };
+            (size, parts.into_iter().filter_map(hole).collect::<Vec<_>>())
+        };
+        self.clear(inode, shown.generation, size, &holes).await?;
+        if shown.exposed {
+            // There nothing but the data file speaks for itself after a power cut.
+            self.sync_exposed(inode, shown.generation).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a data file a length, and makes holes in it. The content's guard is held.
+    pub(super) async fn clear(
+        self: &Arc<Self>,
+        inode: InodeId,
+        generation: u64,
+        size: u64,
+        holes: &[Range<u64>],
+    ) -> Result<(), Error> {
+        self.wait_until_unneeded(inode, generation).await?;
+        self.store.clear_data(inode, generation, size, holes)
+    }
+
+    /// Waits until nothing that is not recorded for good, and no cut, needs what a data file has and the content has not.
+    async fn wait_until_unneeded(self: &Arc<Self>, inode: InodeId, generation: u64) -> Result<(), Error> {
+        self.journal.sync(self.journal.last()).await?;
+        let is_sealed_from = |state: &State| {
+            let mut inodes = state.pipeline.frozen.iter().flat_map(|frozen| &frozen.inodes);
+            inodes.any(|frozen| {
+                let source = if let Source::File(unsealed) = &frozen.source { Some(unsealed.generation) } else { None };
+                frozen.inode == inode && source == Some(generation)
+            })
+        };
+        self.wait_while(is_sealed_from, "a cut that is being sealed").await
+    }
+
+    /// Copies content into a file that it left. What is written to the content meanwhile is copied by who writes it, so each
+    /// step is one of content and copy together.
+    async fn copy_into(self: &Arc<Self>, inode: InodeId, shown: &Shown, range: Range<u64>) -> Result<(), Error> {
+        // By its descriptor, since it may have lost its name.
+        let path = format!("/proc/self/fd/{}", shown.file.as_raw_fd());
+        let target = Arc::new(File::options().write(true).open(path)?);
+        let mut at = range.start;
+        loop {
+            let _turn = shown.turn.lock().await;
+            let size = self.state.lock().tree.node(inode).ok_or(Error::Stale)?.attributes.size;
+            let length = STEP.min(range.end.min(size).saturating_sub(at));
+            let bytes = self.read(inode, at, length as usize).await?;
+            let (file, offset, last) = (target.clone(), at, bytes.is_empty());
+            at += bytes.len() as u64;
+            blocking(move || if last { Ok(file.set_len(size)?) } else { Ok(file.write_all_at(&bytes, offset)?) })
+                .await?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Shown {
+    fn of(lent: &mut Lent) -> Self {
+        let (file, turn) = (lent.file.clone(), lent.turn.clone());
+        Self { generation: lent.generation, file, exposed: lent.exposed.is_some(), turn }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cache::{Cache, Position};
+    use crate::disk::MemoryDisk;
+    use crate::drain::tests::new_bucket;
+    use crate::journal::BootId;
+    use crate::{Name, Options, Root};
+    use std::sync::Arc;
+    use strewn_engine::bucket::Kind;
+    use strewn_engine::bucket::memory::MemoryBucket;
+    use strewn_engine::ids::InodeId;
+
+    const SIZE: u64 = 300_000;
+
+    struct One {
+        root: Root,
+        bucket: MemoryBucket,
+        disk: MemoryDisk,
+        cache: Cache,
+        file: InodeId,
+        generation: u64,
+    }
+
+    async fn open(disk: MemoryDisk, boot: u8, bucket: &MemoryBucket, root: &Root) -> Cache {
+        let (disk, bucket) = (Arc::new(disk), Arc::new(bucket.clone()));
+        Cache::open_on(disk, BootId([boot; 16]), bucket, root.clone(), Options::default()).await.unwrap()
+    }
+
+    impl One {
+        /// A mount with a durable file of sevens.
+        async fn new() -> Self {
+            let (root, bucket) = new_bucket();
+            let disk = MemoryDisk::new();
+            let cache = open(disk.clone(), 1, &bucket, &root).await;
+            let name = Name::new(b"file").unwrap();
+            let made = cache.transact(|tx| {
+                let mut attributes = tx.attributes(root.inode)?;
+                attributes.kind = Kind::File;
+                let inode = tx.create(attributes)?;
+                tx.set_entry(root.inode, &name, Some(inode))?;
+                Ok(inode)
+            });
+            let file = made.await.unwrap();
+            cache.write(file, Position::At(0), &[7; SIZE as usize], |_| {}).await.unwrap();
+            cache.sync(file, false).await.unwrap();
+            let generation = {
+                let state = cache.shared().state.lock();
+                state.tree.node(file).and_then(|node| Some(node.content.as_deref()?.generation)).unwrap()
+            };
+            Self { root, bucket, disk, cache, file, generation }
+        }
+
+        /// The file after any of many power cuts.
+        async fn assert_left(&self, expected: &[u8]) {
+            for seed in 0..20 {
+                let after = open(self.disk.crash(seed), 2, &self.bucket, &self.root).await;
+                let size = after.transact(|tx| tx.attributes(self.file)).await.unwrap().size;
+                assert_eq!(size, expected.len() as u64, "seed {seed}");
+                assert!(after.read(self.file, 0, SIZE as usize).await.unwrap() == expected, "seed {seed}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_data_file_is_cleared_after_the_record_is_durable() {
+        let one = One::new().await;
+        one.cache.transact(|tx| tx.resize(one.file, 1_000)).await.unwrap();
+        one.cache.shared().clear(one.file, one.generation, 1_000, &[]).await.unwrap();
+        one.assert_left(&[7; 1_000]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn small_writes_to_an_exposed_file_are_durable_in_it() {
+        let one = One::new().await;
+        one.cache.shared().note_exposed(one.file, one.generation, true).await.unwrap();
+        one.cache.write(one.file, Position::At(10), b"small", |_| {}).await.unwrap();
+        one.cache.sync(one.file, false).await.unwrap();
+        let mut expected = vec![7; SIZE as usize];
+        expected[10..15].copy_from_slice(b"small");
+        one.assert_left(&expected).await;
+    }
+}

@@ -1,0 +1,81 @@
+//! Which parts of a data file are not what they were: found by hashes of its stretches.
+
+use crate::Error;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a stretch. What was stored into one byte of it goes to the network as so many.
+const STRETCH: usize = 64 << 10;
+/// Bytes of a hash, enough that nobody meets two alike by accident.
+const HASH: usize = 16;
+
+/// What a data file was when it was last looked at: the hash of every stretch.
+#[derive(Debug, Default)]
+pub(super) struct Stretches(Vec<[u8; HASH]>);
+
+impl Stretches {
+    /// What a file is now, and the ranges of it that differ. Blocks.
+    pub(super) fn look(&self, file: &File) -> Result<(Self, Vec<Range<u64>>), Error> {
+        let (mut now, mut changed) = (Vec::with_capacity(self.0.len()), Vec::<Range<u64>>::new());
+        let mut buffer = vec![0; STRETCH];
+        let mut at = 0;
+        loop {
+            let length = read_full(file, &mut buffer, at)?;
+            if length == 0 {
+                return Ok((Self(now), changed));
+            }
+            let mut hash = [0; HASH];
+            blake3::Hasher::new().update(&buffer[..length]).finalize_xof().fill(&mut hash);
+            let range = at..at + length as u64;
+            if self.0.get(now.len()) != Some(&hash) {
+                match changed.last_mut() {
+                    Some(last) if last.end == range.start => last.end = range.end,
+                    _ => changed.push(range.clone()),
+                }
+            }
+            now.push(hash);
+            at = range.end;
+        }
+    }
+}
+
+/// Fills the buffer as far as the file goes.
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read_at(&mut buffer[length..], offset + length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, vec![1; 300_000]).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let (first, changed) = Stretches::default().look(&file).unwrap();
+        assert_eq!((changed.len(), &changed[0]), (1, &(0..300_000)), "nothing was known");
+        let (second, changed) = first.look(&file).unwrap();
+        assert_eq!(changed, []);
+        file.write_all_at(&[2], 65_535).unwrap();
+        file.write_all_at(&[2], 65_536).unwrap();
+        file.write_all_at(&[2], 299_999).unwrap();
+        let (third, changed) = second.look(&file).unwrap();
+        assert_eq!(changed, [0..131_072, 262_144..300_000]);
+        file.set_len(299_990).unwrap();
+        let (_, changed) = third.look(&file).unwrap();
+        assert_eq!((changed.len(), &changed[0]), (1, &(262_144..299_990)));
+    }
+}
