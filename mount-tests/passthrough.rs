@@ -7,6 +7,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 const PROGRAM: &str = include_str!("passthrough.py");
+const RANDOM: &str = include_str!("passthrough_random.py");
+
+/// Random histories of a file, and how many changes are in one.
+const SEEDS: u32 = 12;
+const CHANGES: u32 = 300;
 
 fn program(directory: &Path, phase: &str) -> Command {
     let mut command = Command::new("python3");
@@ -105,6 +110,21 @@ fn what_another_mount_changed_shows_in_an_open_file() {
     let changed = vec![b'b'; 500_000];
     fs::write(other.join("file"), &changed).unwrap();
     wait_until("another opening sees it", || fs::read(&path).unwrap() == changed);
+    run(drive.strewn(["umount"]).arg(other));
+}
+
+#[test]
+fn random_changes_show_to_everybody_at_once() {
+    let drive = Drive::up();
+    for seed in 0..SEEDS {
+        let mut command = Command::new("python3");
+        run(command.args(["-c", RANDOM]).arg(drive.path()).args([seed, CHANGES].map(|number| number.to_string())));
+    }
+    drive.sync();
+    let other = mount_elsewhere(&drive);
+    for seed in 0..SEEDS {
+        assert_as_expected(&other, &format!("random-{seed}"));
+    }
     run(drive.strewn(["umount"]).arg(other));
 }
 

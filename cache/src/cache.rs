@@ -12,7 +12,7 @@ use crate::room::Limits;
 use crate::shared::{Attempt, Counters, OPEN_SEGMENTS, Shared};
 use crate::store::Store;
 use crate::{
-    Error, FileState, Invalidation, Listener, Loan, Options, Root, Status, Stop, Stored, Transaction, Unused,
+    Change, Error, FileState, Invalidation, Listener, Loan, Options, Root, Status, Stop, Stored, Transaction, Unused,
     encryption, maintain, news, recover, upload, warm,
 };
 use bytes::Bytes;
@@ -310,8 +310,8 @@ impl Cache {
     /// Lends the data file of a file to the kernel, which reads it by itself from then on, for one more handle: `None` if the file
     /// is not lent and cannot be, since it is short, not whole in its data file, encrypted there, or too much is lent.
     ///
-    /// While a file is lent, every change of it is to be followed by [`show`](Self::show), but for writes where
-    /// [`is_mirrored`](Self::is_mirrored) says that they show anyway, and it must not be opened for storing into its pages by
+    /// While a file is lent, every change of it is to be followed by [`show`](Self::show), but for writes unless
+    /// [`is_mirrored`](Self::is_mirrored), and it must not be opened for storing into its pages by
     /// others than who has it by [`lend_exposed`](Self::lend_exposed).
     pub async fn lend(&self, inode: InodeId) -> Result<Option<Loan>, Error> {
         self.shared.lend(inode).await
@@ -342,9 +342,9 @@ impl Cache {
         self.shared.is_mirrored(inode)
     }
 
-    /// Lets the file that is lent show what was changed in a range, and the size. Nothing happens if none is lent.
-    pub async fn show(&self, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
-        self.shared.show(inode, range).await
+    /// Lets the file that is lent show a change. Nothing happens if none is lent.
+    pub async fn show(&self, inode: InodeId, change: Change) -> Result<(), Error> {
+        self.shared.show(inode, change).await
     }
 
     /// Why the upload of a file fails at present, told once to each listener. A network that is away is no failure. Never

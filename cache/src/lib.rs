@@ -46,7 +46,7 @@ pub use file_state::{FileState, Stored};
 pub use inspect::{CacheDirectory, Cleared, Damage, DirectoryStatus, InspectError};
 pub use lease::LeaseKind;
 pub use options::{Clock, Options, Root};
-pub use passthrough::Loan;
+pub use passthrough::{Change, Loan};
 pub use status::{ConflictCopy, Invalidation, Status, Unused};
 pub use strewn_engine::name::{InvalidName, Name};
 pub use tree::{DirectoryEntry, Missing, Stop, Transaction};

@@ -185,7 +185,7 @@ impl Store {
     ) -> Result<(), Error> {
         let id = DataId { inode, generation };
         self.data.truncate(id, length)?;
-        for hole in holes {
+        for hole in holes.iter().filter(|hole| !hole.is_empty()) {
             self.data.punch(id, hole.start, hole.end - hole.start)?;
         }
         Ok(())

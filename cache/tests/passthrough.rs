@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strewn_cache::disk::FileDisk;
 use strewn_cache::journal::BootId;
-use strewn_cache::{Cache, Loan, Options, Root};
+use strewn_cache::{Cache, Change, Loan, Options, Root};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::ids::InodeId;
@@ -226,21 +226,21 @@ async fn whatever_becomes_of_the_content_shows() {
                 0..=3 => {
                     write(&one.cache, file, offset, &pattern(length as usize, step)).await;
                     if one.cache.is_mirrored(file) {
-                        one.cache.show(file, offset..offset + length).await.unwrap();
+                        one.cache.show(file, Change::Written(offset..offset + length)).await.unwrap();
                     }
                 }
                 4 | 5 => {
                     let size = if what == 4 { offset } else { size + length };
                     resize(&one.cache, file, size).await;
-                    one.cache.show(file, 0..u64::MAX).await.unwrap();
+                    one.cache.show(file, Change::Size).await.unwrap();
                 }
                 6 => {
                     punch(&one.cache, file, offset, length).await;
-                    one.cache.show(file, 0..u64::MAX).await.unwrap();
+                    one.cache.show(file, Change::Hole(offset..offset + length)).await.unwrap();
                 }
                 7 if seed % 3 == 0 => {
                     resize(&one.cache, file, 0).await;
-                    one.cache.show(file, 0..u64::MAX).await.unwrap();
+                    one.cache.show(file, Change::Size).await.unwrap();
                 }
                 7 => drop(one.cache.cut().await.unwrap()),
                 _ => drain(&one.cache).await,
@@ -274,7 +274,7 @@ async fn what_another_mount_changed_shows() {
     one.assert_shown(&loan, "of another mount").await;
     // From here on it is a copy, which writes here follow.
     write(&one.cache, one.file, 7, b"here").await;
-    one.cache.show(one.file, 7..11).await.unwrap();
+    one.cache.show(one.file, Change::Written(7..11)).await.unwrap();
     one.assert_shown(&loan, "written here").await;
 }
 
@@ -431,4 +431,33 @@ async fn a_file_that_is_removed_while_programs_store_into_it_is_no_trouble() {
     one.cache.keep_house().await.unwrap();
     assert!(!one.cache.is_lent(one.file));
     assert_eq!(one.cache.status().last_error, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_into_holes_is_read_and_kept() {
+    let one = One::new().await;
+    let _reader = one.lend().await;
+    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
+    let program = mapped(&loan);
+    let mut expected = pattern(SIZE, 1);
+    punch(&one.cache, one.file, 100_000, 200_000).await;
+    one.cache.show(one.file, Change::Hole(100_000..300_000)).await.unwrap();
+    expected[100_000..300_000].fill(0);
+    resize(&one.cache, one.file, 900_000).await;
+    one.cache.show(one.file, Change::Size).await.unwrap();
+    expected.resize(900_000, 0);
+    for at in [150_000, 700_000] {
+        program.write_all_at(b"stored", at as u64).unwrap();
+        expected[at..at + 6].copy_from_slice(b"stored");
+    }
+    assert!(read_all(&one.cache, one.file).await == expected);
+    // Another hole is made, and it is looked for what others may have changed.
+    punch(&one.cache, one.file, 400_000, 1_000).await;
+    one.cache.show(one.file, Change::Hole(400_000..401_000)).await.unwrap();
+    expected[400_000..401_000].fill(0);
+    one.cache.show(one.file, Change::Any).await.unwrap();
+    assert!(read_all(&one.cache, one.file).await == expected);
+    drain(&one.cache).await;
+    assert!(one.read_elsewhere().await == expected);
+    assert!(one.cache.transact(|tx| tx.allocated(one.file)).await.unwrap() < 700_000, "the rest stays a hole");
 }

@@ -172,6 +172,8 @@ impl Shared {
         for part in content.parts(offset..end) {
             match part {
                 Part::Present(range) => data.push(range),
+                // Where programs store into the data file by themselves a hole is what is in there.
+                Part::Hole(range) if content.exposed => data.push(range),
                 Part::Hole(_) => {}
                 Part::Unknown(range) => return Ok(Plan::Window(window::window_of(range.start), node.key.clone())),
                 Part::Remote(range, extent) => {
@@ -279,6 +281,10 @@ impl Shared {
         let content = node.content.as_deref_mut().ok_or(Error::Errno(EINVAL))?;
         let Some(part) = content.parts(at..end).into_iter().next() else { return Ok(Through::End) };
         Ok(match part {
+            Part::Hole(range) if content.exposed => {
+                content.readers += 1;
+                Through::File(content.generation, range)
+            }
             Part::Hole(range) => Through::Hole(range_len(&range) as usize),
             Part::Unknown(range) => Through::Window(window::window_of(range.start), node.key.clone()),
             Part::Remote(range, extent) => Through::Fetch(plan_fetch(inode, node.key.clone(), at, extent, range.end)),

@@ -14,7 +14,7 @@
 //!
 //! A process that stores on while this one is killed goes on to do so; that the file is exposed is found in the journal.
 
-use super::stretches::Stretches;
+use super::stretches::{self, Stretches};
 use super::{Lent, Loan};
 use crate::Error;
 use crate::cache::Position;
@@ -197,7 +197,8 @@ impl Shared {
             self.sync_exposed(inode, generation).await?;
             let (before, hashed) = (stretches.clone(), file.clone());
             let (now, differs) = blocking(move || before.look(&hashed)).await?;
-            self.note_stores(inode, generation, &differs, changed)?;
+            let stored = self.stored_into(inode, differs, &file).await?;
+            self.note_stores(inode, generation, &stored, changed)?;
             stretches = Arc::new(now);
         } else if behind {
             tracing::warn!(
@@ -215,6 +216,27 @@ impl Shared {
         Ok(())
     }
 
+    /// What of ranges that differ is to count as written: a hole that is one still stays one.
+    async fn stored_into(
+        self: &Arc<Self>,
+        inode: InodeId,
+        differs: Vec<Range<u64>>,
+        file: &Arc<File>,
+    ) -> Result<Vec<Range<u64>>, Error> {
+        let (mut stored, mut holes) = (Vec::new(), Vec::new());
+        {
+            let state = self.state.lock();
+            for range in &differs {
+                let (data, hole) = state.tree.split_at_holes(inode, range);
+                stored.extend(data);
+                holes.extend(hole);
+            }
+        }
+        let file = file.clone();
+        stored.extend(blocking(move || stretches::not_zero(&file, &holes)).await?);
+        Ok(stored)
+    }
+
     /// Ranges of the data file count as written.
     fn note_stores(
         &self,
@@ -228,8 +250,8 @@ impl Shared {
         if !content.is_some_and(|content| content.is_in_file(generation)) {
             return Ok(());
         }
-        let writes = ranges.iter().flat_map(|range| state.tree.changed_bytes(inode, range, changed));
-        let writes: Vec<_> = writes.map(Mutation::Write).collect();
+        let writes = state.tree.changed_bytes(inode, ranges, changed);
+        let writes: Vec<_> = writes.into_iter().map(Mutation::Write).collect();
         if writes.is_empty() {
             return Ok(());
         }

@@ -7,7 +7,7 @@
 //! - **Written bytes** are in it already, as long as it is the content's data file.
 //! - **What is cut off or becomes a hole** otherwise stays in a data file until it is overwritten. In a lent one it is cleared
 //!   (`show`), once the record of the change is durable and no cut needs the bytes.
-//! - **Content that left it**, since the file began anew or another mount changed it, is copied into it, by then for the
+//! - **Content that left it**, since another mount changed the file, is copied into it, by then for the
 //!   readers alone (`show`). Until that is done the loan is *behind*, and who opens the file reads through the mount.
 //! - **Stores by way of a mapping** are possible for who opens the file for reading and writing while it is lent: it is
 //!   *exposed*, see `exposed`.
@@ -26,6 +26,7 @@ use exposed::Exposed;
 pub(crate) use exposed::Look;
 use lru::LruCache;
 use parking_lot::Mutex;
+pub use show::Change;
 use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -258,7 +259,7 @@ impl Shared {
         if !self.loans.with(inode, |lent| std::mem::replace(&mut lent.catching_up, true)).unwrap_or(true) {
             let shared = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = shared.show(inode, 0..u64::MAX).await {
+                if let Err(error) = shared.show(inode, Change::Any).await {
                     tracing::debug!("a lent file does not show what other mounts changed yet: {error}");
                 }
                 shared.loans.with(inode, |lent| lent.catching_up = false);

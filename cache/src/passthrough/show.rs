@@ -16,6 +16,30 @@ use strewn_engine::ids::InodeId;
 /// Bytes copied at a time into a file that the content left.
 const STEP: u64 = 1 << 20;
 
+/// What of a file was changed, and is to show in a lent file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A range was written.
+    Written(Range<u64>),
+    /// A range was made a hole, just now, and nobody wrote to it since.
+    Hole(Range<u64>),
+    /// The size.
+    Size,
+    /// Anything.
+    Any,
+}
+
+impl Change {
+    /// Where.
+    fn range(&self) -> Range<u64> {
+        match self {
+            Self::Written(range) | Self::Hole(range) => range.clone(),
+            Self::Size => 0..0,
+            Self::Any => 0..u64::MAX,
+        }
+    }
+}
+
 /// A lent file, and how the content stands to it.
 struct Shown {
     generation: u64,
@@ -25,30 +49,33 @@ struct Shown {
 }
 
 impl Shared {
-    /// Lets a lent file show what the content has in a range, and its size. Does nothing if it is not lent. Fails if it is not
-    /// shown: then it is tried again in the background.
-    pub(crate) async fn show(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
+    /// Lets a lent file show a change. Does nothing if it is not lent. Fails if it does not show: then it is tried again in the
+    /// background.
+    pub(crate) async fn show(self: &Arc<Self>, inode: InodeId, change: Change) -> Result<(), Error> {
         self.end_if_unused(inode);
         let Some(shown) = self.loans.with(inode, Shown::of) else { return Ok(()) };
-        let result = self.show_lent(inode, &shown, range.clone()).await;
-        let done = result.is_ok() && range.start == 0 && range.end == u64::MAX;
+        let (any, result) = (change == Change::Any, self.show_lent(inode, &shown, change).await);
+        let done = result.is_ok() && any;
         if done || result.is_err() {
             self.loans.with(inode, |lent| lent.behind = !done);
         }
         result
     }
 
-    async fn show_lent(self: &Arc<Self>, inode: InodeId, shown: &Shown, range: Range<u64>) -> Result<(), Error> {
+    async fn show_lent(self: &Arc<Self>, inode: InodeId, shown: &Shown, change: Change) -> Result<(), Error> {
         if self.is_content_in(inode, shown.generation) {
-            return self.clear_holes(inode, shown, range).await;
+            return match change {
+                Change::Written(_) => Ok(()),
+                change => self.clear_holes(inode, shown, change).await,
+            };
         }
         // What it held may be all that a power cut leaves, until the record that gives it up is durable.
         self.wait_until_unneeded(inode, shown.generation).await?;
-        self.copy_into(inode, shown, range).await
+        self.copy_into(inode, shown, change.range()).await
     }
 
     /// Clears what the content has no bytes for in its own data file.
-    async fn clear_holes(self: &Arc<Self>, inode: InodeId, shown: &Shown, range: Range<u64>) -> Result<(), Error> {
+    async fn clear_holes(self: &Arc<Self>, inode: InodeId, shown: &Shown, change: Change) -> Result<(), Error> {
         let _turn = shown.turn.lock().await;
         let _alone = self.hold(inode).await?;
         let (size, holes) = {
@@ -56,9 +83,14 @@ impl Shared {
             let Some(node) = state.tree.node(inode) else { return Ok(()) };
             let Some(content) = node.content.as_deref() else { return Ok(()) };
             let size = node.attributes.size;
-            let parts = content.parts(range.start..range.end.min(size));
-            let hole = |part| if let Part::Hole(range) = part { Some(range) } else { None };
-            (size, parts.into_iter().filter_map(hole).collect::<Vec<_>>())
+            let range = change.range().start.min(size)..change.range().end.min(size);
+            let holes = match change {
+                // What programs stored into holes may not be known yet.
+                Change::Any if content.exposed => Vec::new(),
+                Change::Any => content.parts(range).into_iter().filter_map(hole).collect(),
+                _ => vec![range],
+            };
+            (size, holes)
         };
         self.clear(inode, shown.generation, size, &holes).await?;
         if shown.exposed {
@@ -114,6 +146,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn hole(part: Part) -> Option<Range<u64>> {
+    if let Part::Hole(range) = part { Some(range) } else { None }
 }
 
 impl Shown {

@@ -41,6 +41,24 @@ impl Stretches {
     }
 }
 
+/// What of ranges of a file is not only zeros. Blocks.
+pub(super) fn not_zero(file: &File, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>, Error> {
+    let mut found = Vec::new();
+    let mut buffer = vec![0; STRETCH];
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min((at / STRETCH as u64 + 1) * STRETCH as u64);
+            let length = read_full(file, &mut buffer[..(end - at) as usize], at)?;
+            if buffer[..length].iter().any(|byte| *byte != 0) {
+                found.push(at..end);
+            }
+            at = end;
+        }
+    }
+    Ok(found)
+}
+
 /// Fills the buffer as far as the file goes.
 fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
     let mut length = 0;
@@ -58,6 +76,19 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Error
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_told_from_what_was_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+        file.set_len(400_000).unwrap();
+        assert!(not_zero(&file, &[10..100, 5_000..400_000]).unwrap().is_empty());
+        file.write_all_at(&[1], 70_000).unwrap();
+        file.write_all_at(&[1], 99).unwrap();
+        assert_eq!(not_zero(&file, &[10..100, 5_000..400_000]).unwrap(), [10..100, 65_536..131_072]);
+        assert!(not_zero(&file, &[10..99, 71_000..400_000]).unwrap().is_empty());
+    }
 
     #[test]
     fn what_differs_is_found() {

@@ -1,6 +1,7 @@
 //! Files whose data file programs may change by themselves: see [`crate::passthrough`].
 
 use super::{Node, Tree};
+use crate::content::map::Part;
 use crate::record::{Mutation, Write};
 use std::ops::Range;
 use strewn_engine::bucket::Timestamp;
@@ -32,18 +33,31 @@ impl Tree {
         Some(Mutation::Exposed { inode, generation: content.generation, exposed: true })
     }
 
-    /// Writes that say that bytes of a range of the data file, as far as they are of the content, were changed at a moment.
-    pub(crate) fn changed_bytes(&self, inode: InodeId, range: &Range<u64>, now: Timestamp) -> Vec<Write> {
+    /// What of a range of the data file is the content's, and what of it is a hole as far as is known here.
+    pub(crate) fn split_at_holes(&self, inode: InodeId, range: &Range<u64>) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+        let (mut data, mut holes) = (Vec::new(), Vec::new());
+        let Some(node) = self.node(inode) else { return (data, holes) };
+        let Some(content) = node.content.as_deref() else { return (data, holes) };
+        for part in content.parts(range.start..range.end.min(node.attributes.size)) {
+            match part {
+                Part::Present(range) => data.push(range),
+                Part::Hole(range) => holes.push(range),
+                Part::Remote(..) | Part::Unknown(_) => {}
+            }
+        }
+        (data, holes)
+    }
+
+    /// Writes that say that ranges of the data file were changed at a moment.
+    pub(crate) fn changed_bytes(&self, inode: InodeId, ranges: &[Range<u64>], now: Timestamp) -> Vec<Write> {
         let Some(node) = self.node(inode) else { return Vec::new() };
-        let Some(content) = node.content.as_deref() else { return Vec::new() };
-        let range = range.start..range.end.min(node.attributes.size);
-        let here = content.present.overlapping(&range);
-        let parts = here.map(|part| part.start.max(range.start)..part.end.min(range.end));
+        let size = node.attributes.size;
         let write = |range: Range<u64>| {
             let mut write = node.rewritten(inode, range, None);
             (write.times.mtime, write.times.ctime) = (now, now);
             write
         };
-        parts.filter(|range| !range.is_empty()).map(write).collect()
+        let ranges = ranges.iter().map(|range| range.start..range.end.min(size));
+        ranges.filter(|range| !range.is_empty()).map(write).collect()
     }
 }

@@ -276,10 +276,11 @@ impl<'a> Transaction<'a> {
         if now.size == size {
             return Ok(());
         }
-        // A file that starts anew gets a fresh data file: the old one may be all that a power cut leaves. Not where programs
-        // write to the data file by themselves.
-        let exposed = self.tree.node(inode).and_then(|node| node.content.as_deref()).is_some_and(|it| it.exposed);
-        self.changes.push(Mutation::Resize { inode, size, anew: size == 0 && !exposed });
+        // A file that starts anew gets a fresh data file: the old one may be all that a power cut leaves. Not where the kernel
+        // reads the data file by itself: there it is emptied later (`passthrough`).
+        let content = self.tree.node(inode).and_then(|node| node.content.as_deref());
+        let stays = content.is_some_and(|content| content.lent > 0 || content.exposed);
+        self.changes.push(Mutation::Resize { inode, size, anew: size == 0 && !stays });
         self.stage(inode, now).now.size = size;
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::{Caller, Entry, Stat, Volume, acl, parse_name, rules};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
-use strewn_cache::{Stop, Transaction};
+use strewn_cache::{Change, Stop, Transaction};
 use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -84,7 +84,7 @@ impl Volume {
             })
             .await?;
         if change.size.is_some() {
-            self.show_all(inode).await?;
+            self.show_change(inode, Change::Size).await?;
         }
         if change.atime.is_some() {
             self.nodes.clear_access(inode);

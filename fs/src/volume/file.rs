@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
-use strewn_cache::{Position, Seek, Stop, Transaction, Written};
+use strewn_cache::{Change, Position, Seek, Stop, Transaction, Written};
 use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -102,7 +102,7 @@ impl Volume {
             })
             .await?;
         if open.truncate {
-            self.show_all(inode).await?;
+            self.show_change(inode, Change::Size).await?;
         }
         if open.read && !open.no_atime && self.access_times && !self.cache.options().read_only {
             self.note_access(inode, attributes, now);
@@ -182,10 +182,11 @@ impl Volume {
         }
         let end = end_of(offset, length)?;
         let now = self.now();
+        let holes = matches!(how, Allocate::PunchHole | Allocate::ZeroKeepSize | Allocate::Zero);
         self.cache
             .transact(|tx| {
                 let before = file(tx, inode)?;
-                if matches!(how, Allocate::PunchHole | Allocate::ZeroKeepSize | Allocate::Zero) {
+                if holes {
                     tx.punch(inode, offset, length)?;
                 }
                 let grows = matches!(how, Allocate::Extend | Allocate::Zero) && end > before.size;
@@ -204,7 +205,7 @@ impl Volume {
                 tx.set_attributes(inode, attributes)
             })
             .await?;
-        self.show_all(inode).await
+        self.show_change(inode, if holes { Change::Hole(offset..end) } else { Change::Size }).await
     }
 
     /// The next data or hole at or after `offset`. Errors: `ENXIO` at and beyond the end, and where no more data follows.

@@ -9,7 +9,7 @@ use super::{Caller, Entry, Stat, Volume, acl, parse_name, rules};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
-use strewn_cache::{Name, Stop, Transaction};
+use strewn_cache::{Change, Name, Stop, Transaction};
 use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::{Attributes, MAX_TARGET};
@@ -85,7 +85,7 @@ impl Volume {
         let entry = self.entry(made);
         let opened = async {
             if open.truncate {
-                self.show_all(entry.stat.inode).await?;
+                self.show_change(entry.stat.inode, Change::Size).await?;
             }
             self.open_file(entry.stat.inode, open).await
         };

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use strewn_cache::Loan;
+use strewn_cache::{Change, Loan};
 use strewn_engine::ids::InodeId;
 
 /// Attempts at opening a file that others open and close all the time.
@@ -102,15 +102,15 @@ impl Volume {
     /// After a write: it shows in a lent file, too.
     pub(super) async fn show_written(&self, inode: InodeId, range: Range<u64>) -> Result<()> {
         if self.cache.is_mirrored(inode) {
-            self.cache.show(inode, range).await?;
+            self.cache.show(inode, Change::Written(range)).await?;
         }
         Ok(())
     }
 
-    /// After a change of the size, or holes that were made: they show in a lent file, too.
-    pub(super) async fn show_all(&self, inode: InodeId) -> Result<()> {
+    /// After a change of the size, or after a hole was made: that shows in a lent file, too.
+    pub(super) async fn show_change(&self, inode: InodeId, change: Change) -> Result<()> {
         if self.cache.is_lent(inode) {
-            self.cache.show(inode, 0..u64::MAX).await?;
+            self.cache.show(inode, change).await?;
         }
         Ok(())
     }
