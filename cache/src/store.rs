@@ -151,9 +151,9 @@ impl Store {
         self.data.is_clean(DataId { inode, generation })
     }
 
-    /// See [`DataFiles::open_alone`]. `None` on a disk that is no file system, too.
+    /// See [`DataFiles::open_to_lend`]. `None` on a disk that is no file system, too.
     pub(crate) fn lend_data(&self, inode: InodeId, generation: u64) -> Result<Option<std::fs::File>, Error> {
-        match self.data.open_alone(DataId { inode, generation }) {
+        match self.data.open_to_lend(DataId { inode, generation }) {
             Err(data::Error::Missing(_)) => Ok(None),
             other => Ok(other?),
         }

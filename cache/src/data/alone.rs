@@ -2,23 +2,40 @@
 //! given back at once. No library wraps it, so this is the one place of the crate with foreign calls.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 
 /// `F_SETSIG` of asm-generic/fcntl.h, which the library lacks.
 const F_SETSIG: i32 = 10;
 
-/// True if `file`, open for reading, is the only open file of its inode, and nothing is mapped from it by way of others. False
-/// too where leases are not known or not allowed.
+/// Who uses a file besides the handle that is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Nobody has it open or mapped.
+    None,
+    /// Somebody has.
+    Some,
+    /// The file system does not say.
+    Unknown,
+}
+
+/// Who uses a file besides `file`, which is open for reading.
 #[allow(unsafe_code)] // no safe wrapper exists; the arguments are plain numbers
-pub(super) fn is_alone(file: &File) -> bool {
+pub(super) fn others(file: &File) -> Others {
     let fd = file.as_raw_fd();
     // SAFETY: these commands take integers and no pointers, and `file` keeps the descriptor open during the calls.
-    let lease = |kind: i32| unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) } == 0;
+    let control = |command: i32, argument: i32| match unsafe { libc::fcntl(fd, command, argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
     // Who opens the file in between waits for the lease to go; the signal that tells the holder must not be SIGIO, which ends
     // a process, but one that nobody notices.
-    // SAFETY: as above.
-    let quiet = unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) } == 0;
-    quiet && lease(libc::F_WRLCK) && lease(libc::F_UNLCK)
+    let lease = control(F_SETSIG, libc::SIGURG).and_then(|()| control(libc::F_SETLEASE, libc::F_WRLCK));
+    match lease.and_then(|()| control(libc::F_SETLEASE, libc::F_UNLCK)) {
+        Ok(()) => Others::None,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Others::Some,
+        Err(_) => Others::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -31,12 +48,14 @@ mod tests {
         let path = directory.path().join("file");
         std::fs::write(&path, b"x").expect("writes");
         let file = File::open(&path).expect("opens");
-        assert!(is_alone(&file));
+        assert_eq!(others(&file), Others::None);
         for writes in [false, true] {
             let other = File::options().read(true).write(writes).open(&path).expect("opens");
-            assert!(!is_alone(&file));
+            assert_eq!(others(&file), Others::Some);
             drop(other);
-            assert!(is_alone(&file));
+            assert_eq!(others(&file), Others::None);
         }
+        let unknown = File::open(directory.path()).expect("opens");
+        assert_eq!(others(&unknown), Others::Unknown);
     }
 }

@@ -16,6 +16,7 @@ mod occupied;
 mod open;
 
 use crate::disk::{self, Disk, DiskFile};
+use alone::Others;
 use bytes::BytesMut;
 use occupied::Occupied;
 use open::Handles;
@@ -217,11 +218,11 @@ impl DataFiles {
         Ok(())
     }
 
-    /// A handle for reading that the kernel is to be given (passthrough), of a file that nobody has open or mapped, not even
-    /// this process; `None` if somebody has, or where that cannot be known. [`Error::Missing`] on a disk that is no file system.
-    pub fn open_alone(&self, id: DataId) -> Result<Option<std::fs::File>, Error> {
+    /// A handle for reading that the kernel is to be given (passthrough); `None` where it could not be known later whether
+    /// somebody still has the file open or mapped. [`Error::Missing`] on a disk that is no file system.
+    pub fn open_to_lend(&self, id: DataId) -> Result<Option<std::fs::File>, Error> {
         let file = self.open_read_only(id)?;
-        Ok(self.is_alone(id, &file).then_some(file))
+        Ok((alone::others(&file) != Others::Unknown).then_some(file))
     }
 
     /// A handle for reading, whoever else has the file open.
@@ -232,7 +233,7 @@ impl DataFiles {
 
     /// True if nobody but `of`, a handle for reading of the file, has it open or mapped. Closes what is kept open here and clean.
     pub fn is_alone(&self, id: DataId, of: &std::fs::File) -> bool {
-        self.handles.close(id) && alone::is_alone(of)
+        self.handles.close(id) && alone::others(of) == Others::None
     }
 
     fn change(&self, id: DataId, change: impl FnOnce(&dyn DiskFile) -> io::Result<()>) -> Result<(), Error> {
