@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use futures::FutureExt;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fs::File;
@@ -460,4 +461,17 @@ async fn what_is_stored_into_holes_is_read_and_kept() {
     drain(&one.cache).await;
     assert!(one.read_elsewhere().await == expected);
     assert!(one.cache.transact(|tx| tx.allocated(one.file)).await.unwrap() < 700_000, "the rest stays a hole");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_wait_for_a_loan_leaves_none() {
+    let one = One::new().await;
+    let reader = one.lend().await;
+    // Making the data file durable takes a while, so the first look finds nothing done.
+    let abandoned = one.cache.lend_exposed(one.file).now_or_never();
+    assert!(abandoned.is_none());
+    drop(reader);
+    one.cache.take_back(one.file);
+    one.cache.keep_house().await.unwrap();
+    assert!(!one.cache.is_lent(one.file));
 }

@@ -21,6 +21,7 @@ use crate::cache::Position;
 use crate::content::read::blocking;
 use crate::record::Mutation;
 use crate::shared::Shared;
+use scopeguard::{ScopeGuard, guard};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -74,13 +75,11 @@ impl Shared {
     pub(crate) async fn lend_exposed(self: &Arc<Self>, inode: InodeId) -> Result<Option<Loan>, Error> {
         // Counted first, so that it does not end meanwhile.
         let Some(loan) = self.loans.again(inode) else { return Ok(None) };
-        match self.expose(inode).await {
-            Ok(()) => Ok(Some(loan)),
-            Err(error) => {
-                self.take_back(inode);
-                Err(error)
-            }
-        }
+        // Also if nobody waits for it any more.
+        let counted = guard((), |()| self.take_back(inode));
+        self.expose(inode).await?;
+        ScopeGuard::into_inner(counted);
+        Ok(Some(loan))
     }
 
     async fn expose(self: &Arc<Self>, inode: InodeId) -> Result<(), Error> {
@@ -91,12 +90,11 @@ impl Shared {
             return Ok(());
         }
         self.keep_room(size).await?;
-        let exposed = self.expose_file(inode, generation, &file).await;
-        match exposed {
-            Ok(seen) => drop(self.loans.with(inode, |lent| lent.exposed = Some(Exposed::new(seen)))),
-            Err(_) => self.give_up_room(size),
-        }
-        exposed.map(drop)
+        let kept = guard((), |()| self.give_up_room(size));
+        let seen = self.expose_file(inode, generation, &file).await?;
+        self.loans.with(inode, |lent| lent.exposed = Some(Exposed::new(seen)));
+        ScopeGuard::into_inner(kept);
+        Ok(())
     }
 
     async fn expose_file(self: &Arc<Self>, inode: InodeId, generation: u64, file: &File) -> Result<Seen, Error> {

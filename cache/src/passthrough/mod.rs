@@ -26,6 +26,7 @@ use exposed::Exposed;
 pub(crate) use exposed::Look;
 use lru::LruCache;
 use parking_lot::Mutex;
+use scopeguard::{ScopeGuard, guard};
 pub use show::Change;
 use std::collections::HashMap;
 use std::fs::File;
@@ -149,11 +150,10 @@ impl Shared {
             return Ok(Some(loan));
         }
         let Some((generation, size)) = self.start_loan(inode) else { return Ok(None) };
-        let lent = self.lend_file(inode, generation, size).await;
-        let Some(file) = lent.inspect_err(|_| self.end_loan(inode, generation))? else {
-            self.end_loan(inode, generation);
-            return Ok(None);
-        };
+        // Also if nobody waits for it any more.
+        let started = guard((), |()| self.end_loan(inode, generation));
+        let Some(file) = self.lend_file(inode, generation, size).await? else { return Ok(None) };
+        ScopeGuard::into_inner(started);
         let file = Arc::new(file);
         let loan = Loan { file: file.clone(), shows: true };
         let turn = Arc::default();
