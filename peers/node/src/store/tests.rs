@@ -32,6 +32,11 @@ async fn put(store: &Store, piece: PieceId, data: &[u8]) -> Result<[u8; 32], Sto
     store.commit(incoming).await
 }
 
+/// Ends a store before its directory is touched: what was dropped gives its index free only when its last job has ended.
+async fn close(store: Store) {
+    store.close().await;
+}
+
 /// Reads and proves every share.
 fn get(store: &Store, piece: &PieceId) -> Result<Vec<u8>, StoreError> {
     let piece = store.piece(piece)?;
@@ -79,7 +84,7 @@ async fn pieces_of_all_sizes_come_back_also_after_reopening_and_without_the_inde
     }
     assert_exact(&store);
     let bytes = store.bytes();
-    drop(store);
+    close(store).await;
     for lose_index in [false, true] {
         if lose_index {
             forget_index(directory.path());
@@ -199,7 +204,7 @@ async fn full_is_said_before_any_byte_and_reserved_bytes_count() {
     assert!(matches!(store.admit(id(3), 60_000, None), Err(StoreError::Full)));
     assert!(store.free() < 40_000);
     let reserve = StoreOptions { reserve: u64::MAX, ..options() };
-    drop(store);
+    close(store).await;
     let store = Store::open(directory.path(), &NAME, reserve, None).expect("opens");
     assert!(matches!(store.admit(id(4), 1, None), Err(StoreError::Full)), "the disk's reserve is kept");
     assert_eq!(store.free(), 0);
@@ -307,7 +312,7 @@ async fn a_tail_torn_at_any_byte_costs_only_the_last_record() {
     let before = store.bytes().used;
     put(&store, id(2), &content(2, 300)).await.expect("stored");
     let end = store.bytes().used;
-    drop(store);
+    close(store).await;
     let log = log::path(directory.path(), 1);
     let whole = std::fs::read(&log).expect("reads");
     assert_eq!(whole.len() as u64, end);
@@ -328,7 +333,7 @@ async fn a_tail_torn_at_any_byte_costs_only_the_last_record() {
                 assert_eq!(second, Err(StoreError::NotFound), "cut at {cut}, {filler:?}");
                 if cut % 64 == 0 {
                     put(&store, id(3), &content(3, 200)).await.expect("goes on");
-                    drop(store);
+                    close(store).await;
                     forget_index(&copy);
                     assert_eq!(get(&open(&copy), &id(3)).expect("there"), content(3, 200));
                 }
@@ -346,7 +351,7 @@ async fn a_damaged_stretch_costs_only_what_lies_in_it() {
         put(&store, id(i), &content(i, 2_000)).await.expect("stored");
     }
     let at = store.shared.index(|index| index.get(&id(1))).expect("index").expect("there");
-    drop(store);
+    close(store).await;
     // With the index a damaged header costs nothing, a damaged share is never served as whole.
     for (offset, with_index, rebuilt) in [
         (at.offset + 40, Ok(content(1, 2_000)), Err(StoreError::NotFound)),
@@ -378,7 +383,7 @@ async fn a_half_written_index_is_rebuilt() {
     for i in 0..20 {
         put(&store, id(i), &content(i, 1_000)).await.expect("stored");
     }
-    drop(store);
+    close(store).await;
     let whole = std::fs::read(directory.path().join("index.db")).expect("reads");
     for length in [0, 1, 100, 1_000, 4_096, whole.len() - 1] {
         let copy = copy_directory(directory.path());
@@ -398,12 +403,12 @@ async fn an_index_that_is_behind_catches_up() {
     let store = open(directory.path());
     put(&store, id(1), &content(1, 1_000)).await.expect("stored");
     put(&store, id(2), &content(2, 1_000)).await.expect("stored");
-    drop(store);
+    close(store).await;
     let old = std::fs::read(directory.path().join("index.db")).expect("reads");
     let store = open(directory.path());
     put(&store, id(3), &content(3, 1_000)).await.expect("stored");
     store.delete(id(1)).await.expect("deleted");
-    drop(store);
+    close(store).await;
     forget_index(directory.path());
     std::fs::write(directory.path().join("index.db"), old).expect("written");
     let store = open(directory.path());
@@ -422,7 +427,7 @@ async fn a_record_that_was_never_synced_is_dropped_for_good() {
     let old = copy_directory(directory.path());
     put(&store, id(2), &content(2, 100_000)).await.expect("stored");
     let at = store.shared.index(|index| index.get(&id(2))).expect("index").expect("there");
-    drop(store);
+    close(store).await;
     for lose_index in [false, true] {
         let copy = copy_directory(old.path());
         let mut bytes = std::fs::read(log::path(directory.path(), 1)).expect("reads");
@@ -438,7 +443,7 @@ async fn a_record_that_was_never_synced_is_dropped_for_good() {
             assert_eq!(get(&store, &id(1)).expect("there"), content(1, 100_000));
             assert_exact(&store);
             put(&store, id(3), &content(3, 10)).await.expect("goes on");
-            drop(store);
+            close(store).await;
             forget_index(copy.path());
         }
     }
@@ -457,7 +462,7 @@ async fn a_torn_copy_does_not_hide_the_original() {
     store.move_all(number).await.expect("moved");
     let at = store.shared.index(|index| index.get(&id(1))).expect("index").expect("there");
     assert_ne!(at.log, number);
-    drop(store);
+    close(store).await;
     let mut bytes = std::fs::read(log::path(directory.path(), at.log)).expect("reads");
     bytes[(at.offset + UNIT) as usize..][..10_000].fill(0);
     std::fs::write(log::path(old.path(), at.log), bytes).expect("written");
@@ -485,7 +490,7 @@ async fn a_reused_place_is_found_by_an_index_that_is_behind() {
     put(&store, id(4), &content(4, 5_000)).await.expect("stored");
     let at = |i| store.shared.index(|index| index.get(&id(i))).expect("index").expect("there").offset;
     assert!(at(4) < at(2), "the place was taken again");
-    drop(store);
+    close(store).await;
     std::fs::copy(log::path(directory.path(), 1), log::path(old.path(), 1)).expect("copies");
     let store = open(old.path());
     assert_eq!(get(&store, &id(4)).expect("there"), content(4, 5_000));
@@ -567,7 +572,7 @@ proptest! {
                     Step::Delete(i) => assert_eq!(store.delete(id(i)).await, Ok(model.remove(&i).is_some())),
                     Step::Compact => drop(store.compact_if(1).await.expect("compacts")),
                     Step::Reopen(lose_index) => {
-                        drop(store);
+                        close(store).await;
                         if lose_index {
                             forget_index(directory.path());
                         }
