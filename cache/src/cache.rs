@@ -310,9 +310,8 @@ impl Cache {
     /// Lends the data file of a file to the kernel, which reads it by itself from then on, for one more handle: `None` if the file
     /// is not lent and cannot be, since it is short, not whole in its data file, encrypted there, or too much is lent.
     ///
-    /// While a file is lent, every change of it is to be followed by [`show`](Self::show), but for writes unless
-    /// [`is_mirrored`](Self::is_mirrored), and it must not be opened for storing into its pages by
-    /// others than who has it by [`lend_exposed`](Self::lend_exposed).
+    /// While a file is lent, every change of its size and every hole is to be followed by [`show`](Self::show), and so is a write
+    /// while it [`is_mirrored`](Self::is_mirrored). Only who has it by [`lend_exposed`](Self::lend_exposed) may store into its pages.
     pub async fn lend(&self, inode: InodeId) -> Result<Option<Loan>, Error> {
         self.shared.lend(inode).await
     }

@@ -274,7 +274,7 @@ impl State {
 }
 
 /// Data files that cuts are still to read.
-fn sealing(state: &State) -> BTreeSet<(InodeId, u64)> {
+pub(crate) fn sealing(state: &State) -> BTreeSet<(InodeId, u64)> {
     let inodes = state.pipeline.frozen.iter().flat_map(|frozen| &frozen.inodes);
     inodes
         .filter_map(|inode| match &inode.source {

@@ -8,6 +8,7 @@
 use crate::content::map::Backing;
 use crate::index::Feed;
 use crate::load::Ticket;
+use crate::passthrough::Look;
 use crate::record::{Mutation, Write};
 use crate::shared::{Shared, State};
 use crate::tree::{Before, Loaded, Missed, Node, SetTimes};
@@ -92,10 +93,9 @@ impl Shared {
         self.note_network(&changes);
         let changes = changes?;
         if changes.gap || changes.epoch != feed.epoch {
+            self.look_at_exposed(Look::Now).await;
             self.forget_everything();
         }
-        // What was changed here first has to be known as that.
-        self.look_at_exposed().await;
         let mine = self.state.lock().pipeline.mount;
         for change in changes.changes.iter().filter(|change| own_is_news || change.mount != mine) {
             self.take_change(change).await?;
@@ -129,6 +129,12 @@ impl Shared {
     /// Loads anew what another mount changed of what is known here.
     async fn take_change(self: &Arc<Self>, change: &Change) -> Result<(), Error> {
         let names = self.names_of(change);
+        for inode in &change.inodes {
+            // What programs stored into it here before has to be known as changed here.
+            if let Err(error) = self.settle_exposed(*inode, Look::Now).await {
+                self.note_error(error);
+            }
+        }
         {
             let mut state = self.state.lock();
             for (directory, names) in &names {

@@ -477,6 +477,11 @@ impl Shared {
             Invalidation::All => self.loans.fall_behind(None),
             Invalidation::Entry(..) => {}
         }
+        self.tell(what);
+    }
+
+    /// The same of what lent files show already.
+    pub(crate) fn tell(&self, what: Invalidation) {
         let what = match self.invalidations.capacity() {
             0 | 1 => Invalidation::All,
             _ => what,

@@ -12,9 +12,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 use strewn_cache::disk::FileDisk;
 use strewn_cache::journal::BootId;
-use strewn_cache::{Cache, Change, Loan, Options, Root};
+use strewn_cache::{Cache, Change, Invalidation, Loan, Options, Root};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::ids::InodeId;
@@ -45,6 +46,21 @@ impl One {
 
     async fn lend(&self) -> Loan {
         self.cache.lend(self.file).await.unwrap().expect("it can be lent")
+    }
+
+    /// A reader, and somebody who may map the file and store into it: the loans, and the file as he has it that mapped it.
+    async fn expose(&self) -> ([Loan; 2], File) {
+        let reader = self.lend().await;
+        let loan = self.cache.lend_exposed(self.file).await.unwrap().expect("it is lent");
+        let program = mapped(&loan);
+        ([reader, loan], program)
+    }
+
+    /// Both have closed the file.
+    fn give_back(&self, loans: [Loan; 2]) {
+        drop(loans);
+        self.cache.take_back(self.file);
+        self.cache.take_back(self.file);
     }
 
     /// What the kernel would see.
@@ -265,18 +281,80 @@ async fn what_another_mount_changed_shows() {
     let changed = pattern(SIZE + 12_345, 5);
     write(&other, file, 0, &changed).await;
     drain(&other).await;
-    let until = std::time::Instant::now() + PATIENCE;
-    while one.shown(&loan) != changed {
-        assert!(std::time::Instant::now() < until, "it does not show");
-        one.cache.keep_house().await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    assert!(one.cache.lend_again(one.file).unwrap().shows || one.cache.is_mirrored(one.file));
+    until(&one, "it shows", || one.shown(&loan) == changed).await;
+    assert!(one.cache.is_mirrored(one.file));
     one.assert_shown(&loan, "of another mount").await;
     // From here on it is a copy, which writes here follow.
     write(&one.cache, one.file, 7, b"here").await;
     one.cache.show(one.file, Change::Written(7..11)).await.unwrap();
     one.assert_shown(&loan, "written here").await;
+    // Who stores into the copy stores into the file.
+    until(&one, "it has caught up", || {
+        let again = one.cache.lend_again(one.file).unwrap();
+        one.cache.take_back(one.file);
+        again.shows
+    })
+    .await;
+    let exposed = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
+    mapped(&exposed).write_all_at(b"stored", 100_000).unwrap();
+    drain(&one.cache).await;
+    let mut expected = changed;
+    expected[7..11].copy_from_slice(b"here");
+    expected[100_000..100_006].copy_from_slice(b"stored");
+    assert!(one.read_elsewhere().await == expected);
+}
+
+/// Waits for what the background does, a round of housekeeping at a time.
+async fn until(one: &One, what: &str, holds: impl Fn() -> bool) {
+    let late = std::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(std::time::Instant::now() < late, "{what}");
+        one.cache.keep_house().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_and_what_another_mount_changed_are_both_kept() {
+    let one = One::new().await;
+    drain(&one.cache).await;
+    let (_loans, program) = one.expose().await;
+    drain(&one.cache).await;
+    program.write_all_at(b"stored", 1_000).unwrap();
+    let directory = TempDir::new().unwrap();
+    let other = open(directory.path(), &one.bucket, &one.root, options()).await;
+    let file = lookup(&other, one.root.inode, "file").await.unwrap();
+    write(&other, file, 300_000, b"elsewhere").await;
+    drain(&other).await;
+    one.cache.catch_up(one.bucket.snapshot().sequence).await.unwrap();
+    drain(&one.cache).await;
+    let directory = TempDir::new().unwrap();
+    let anew = open(directory.path(), &one.bucket, &one.root, options()).await;
+    let files: Vec<Vec<u8>> = picture(&anew).await.into_values().map(|(.., bytes)| bytes).collect();
+    let has = |at: usize, text: &[u8]| files.iter().any(|bytes| bytes[at..].starts_with(text));
+    assert!(has(1_000, b"stored") && has(300_000, b"elsewhere"), "{}", files.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_cut_short_is_lent_at_its_length() {
+    let one = One::new().await;
+    resize(&one.cache, one.file, 400_000).await;
+    let loan = one.lend().await;
+    assert!(one.shown(&loan) == pattern(SIZE, 1)[..400_000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_is_told_of_stores() {
+    let one = One::new().await;
+    drain(&one.cache).await;
+    let mut told = one.cache.invalidations().unwrap();
+    let (_loans, program) = one.expose().await;
+    let before = one.cache.transact(|tx| tx.attributes(one.file)).await.unwrap();
+    program.write_all_at(b"stored", 1_000).unwrap();
+    drain(&one.cache).await;
+    let after = one.cache.transact(|tx| tx.attributes(one.file)).await.unwrap();
+    assert!(after.mtime > before.mtime && after.ctime > before.ctime);
+    assert_eq!(told.try_recv(), Ok(Invalidation::Inode(one.file)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,9 +366,7 @@ async fn stores_survive_a_kill_and_reach_the_network() {
         if !pending {
             drain(&one.cache).await;
         }
-        let _reader = one.lend().await;
-        let loan = one.cache.lend_exposed(one.file).await.unwrap().expect("it is lent");
-        let program = mapped(&loan);
+        let (_loans, program) = one.expose().await;
         let mut expected = pattern(SIZE, 1);
         let mut store = |at: usize, text: &[u8]| {
             program.write_all_at(text, at as u64).unwrap();
@@ -318,9 +394,7 @@ async fn writes_and_stores_come_through_a_power_cut_together() {
 
 async fn write_and_store(snapshot: bool) {
     let one = One::new().await;
-    let _reader = one.lend().await;
-    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
-    let program = mapped(&loan);
+    let (_loans, program) = one.expose().await;
     let mut expected = pattern(SIZE, 1);
     // A small write, whose bytes would be in the journal, and then a store over it.
     write(&one.cache, one.file, 9_000, b"written").await;
@@ -349,12 +423,8 @@ async fn write_and_store(snapshot: bool) {
 async fn stores_are_looked_for_until_nobody_can_make_any() {
     let one = One::new().await;
     drain(&one.cache).await;
-    let reader = one.lend().await;
-    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
-    let program = mapped(&loan);
-    drop((reader, loan));
-    one.cache.take_back(one.file);
-    one.cache.take_back(one.file);
+    let (loans, program) = one.expose().await;
+    one.give_back(loans);
     one.cache.keep_house().await.unwrap();
     assert!(one.cache.is_lent(one.file), "it is mapped for writing");
     program.write_all_at(b"late", 77).unwrap();
@@ -373,18 +443,23 @@ async fn stores_are_looked_for_until_nobody_can_make_any() {
 async fn nothing_goes_up_of_what_nobody_stored_into() {
     let one = One::new().await;
     drain(&one.cache).await;
-    // A time of change that is too young tells nothing.
-    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
-    let reader = one.lend().await;
-    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
+    // A time of change that is too young tells nothing: it has to grow old.
+    let file = one.lend().await.file;
+    let changed = file.metadata().unwrap().ctime_nsec() + file.metadata().unwrap().ctime() * 1_000_000_000;
+    drop(file);
+    one.cache.take_back(one.file);
+    let now = || i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_nanos()).unwrap();
+    while now() - changed < 150_000_000 {
+        tokio::task::yield_now().await;
+    }
+    let (loans, program) = one.expose().await;
+    drop(program);
     let before = one.cache.status().uploaded_bytes;
     for _ in 0..3 {
         drain(&one.cache).await;
         one.cache.keep_house().await.unwrap();
     }
-    drop((reader, loan));
-    one.cache.take_back(one.file);
-    one.cache.take_back(one.file);
+    one.give_back(loans);
     one.cache.keep_house().await.unwrap();
     drain(&one.cache).await;
     assert_eq!(one.cache.status().uploaded_bytes, before);
@@ -394,10 +469,9 @@ async fn nothing_goes_up_of_what_nobody_stored_into() {
 async fn a_copy_of_a_file_that_programs_store_into_has_what_they_stored() {
     let one = One::new().await;
     drain(&one.cache).await;
-    let _reader = one.lend().await;
-    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
+    let (_loans, program) = one.expose().await;
     drain(&one.cache).await;
-    mapped(&loan).write_all_at(b"stored", 1_000).unwrap();
+    program.write_all_at(b"stored", 1_000).unwrap();
     let copy = create(&one.cache, one.root.inode, "copy", Kind::File).await;
     let mut copied = 0;
     while copied < SIZE as u64 {
@@ -418,12 +492,8 @@ async fn a_copy_of_a_file_that_programs_store_into_has_what_they_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_removed_while_programs_store_into_it_is_no_trouble() {
     let one = One::new().await;
-    let reader = one.lend().await;
-    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
-    let program = mapped(&loan);
-    drop((reader, loan));
-    one.cache.take_back(one.file);
-    one.cache.take_back(one.file);
+    let (loans, program) = one.expose().await;
+    one.give_back(loans);
     unlink(&one.cache, one.root.inode, "file").await;
     program.write_all_at(b"for nobody", 0).unwrap();
     drain(&one.cache).await;
@@ -437,9 +507,7 @@ async fn a_file_that_is_removed_while_programs_store_into_it_is_no_trouble() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_into_holes_is_read_and_kept() {
     let one = One::new().await;
-    let _reader = one.lend().await;
-    let loan = one.cache.lend_exposed(one.file).await.unwrap().unwrap();
-    let program = mapped(&loan);
+    let (_loans, program) = one.expose().await;
     let mut expected = pattern(SIZE, 1);
     punch(&one.cache, one.file, 100_000, 200_000).await;
     one.cache.show(one.file, Change::Hole(100_000..300_000)).await.unwrap();

@@ -9,6 +9,7 @@ use crate::content::Digest;
 use crate::content::map::Unsealed;
 use crate::content::read::blocking;
 use crate::load::Gone;
+use crate::passthrough::Look;
 use crate::record::Mutation;
 use crate::shared::{Shared, State};
 use std::collections::{BTreeSet, HashMap};
@@ -103,7 +104,7 @@ impl Shared {
 
     /// Takes what is pending as a cut. Gives its number, if anything was.
     pub(crate) async fn freeze(self: &Arc<Self>) -> Result<Option<u64>, Error> {
-        self.look_at_exposed().await;
+        self.look_at_exposed(Look::IfDue).await;
         let (_alone, mut state) = loop {
             self.wait_while(|state| state.pipeline.resolving, "a refusal of the network").await?;
             let alone = self.gate.write().await;

@@ -5,7 +5,7 @@
 //! index alone; what they do not name is garbage or a hole.
 //!
 //! Truncating to nothing starts a new **generation**, a name never used before, so that the old bytes stay until the
-//! record that gives them up is durable. Generations are drawn at random: a row that outlived its file can never be
+//! record that gives them up is durable; one that the kernel reads by itself is cleared then instead. Generations are drawn at random: a row that outlived its file can never be
 //! taken for a row about a later one.
 //!
 //! A file is durable when [`DataFiles::sync`] returned, together with its name. A failed sync is remembered: the kernel

@@ -14,6 +14,7 @@ mod file;
 mod memory;
 
 pub use encrypted::EncryptedDisk;
+pub(crate) use file::read_full;
 pub use file::{FileDisk, OpenError};
 pub use memory::{Failing, MemoryDisk, Watcher};
 

@@ -16,11 +16,11 @@
 
 use super::stretches::{self, Stretches};
 use super::{Lent, Loan};
-use crate::Error;
 use crate::cache::Position;
 use crate::content::read::blocking;
 use crate::record::Mutation;
 use crate::shared::Shared;
+use crate::{Error, Invalidation};
 use scopeguard::{ScopeGuard, guard};
 use std::fs::File;
 use std::ops::Range;
@@ -160,9 +160,9 @@ impl Shared {
         Ok(())
     }
 
-    /// The same if it is due, for who goes on in any case.
-    pub(crate) async fn look_at_exposed(self: &Arc<Self>) {
-        if let Err(error) = self.settle_all_exposed(Look::IfDue).await {
+    /// The same, for who goes on in any case.
+    pub(crate) async fn look_at_exposed(self: &Arc<Self>, look: Look) {
+        if let Err(error) = self.settle_all_exposed(look).await {
             self.note_error(error);
         }
     }
@@ -258,6 +258,8 @@ impl Shared {
         state.record(&self.journal, &[Mutation::Synced { inode, generation, position }])?;
         state.tree.warm.note_written(inode);
         drop(state);
+        // The kernel knows neither of the stores nor of their time.
+        self.tell(Invalidation::Inode(inode));
         self.bump();
         Ok(())
     }
@@ -327,21 +329,12 @@ impl Shared {
             let Some(file) = self.store.lent_data(inode, generation).map(Arc::new) else { continue };
             let size = file.metadata().map_or(0, |metadata| metadata.len());
             self.take_room_unasked(size);
-            let lent = Lent {
-                generation,
-                file,
-                size,
-                handles: 0,
-                behind: false,
-                catching_up: false,
-                exposed: Some(Exposed::new(None)),
-                turn: Arc::default(),
-            };
             if let Some(content) = self.state.lock().tree.node_mut(inode).and_then(|node| node.content.as_deref_mut()) {
                 content.lent += 1;
             }
             self.loans.avoided.lock().put(inode, ());
-            self.loans.add(inode, lent);
+            let exposed = Some(Exposed::new(None));
+            self.loans.add(inode, Lent { exposed, ..Lent::new(generation, file, size) });
         }
     }
 }

@@ -21,6 +21,7 @@ mod stretches;
 
 use crate::Error;
 use crate::content::map::Backing;
+use crate::maintain::sealing;
 use crate::shared::{Shared, State};
 use exposed::Exposed;
 pub(crate) use exposed::Look;
@@ -75,6 +76,22 @@ struct Lent {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+impl Lent {
+    /// A file that no handle has yet.
+    fn new(generation: u64, file: Arc<File>, size: u64) -> Self {
+        Self {
+            generation,
+            file,
+            size,
+            handles: 0,
+            behind: false,
+            catching_up: false,
+            exposed: None,
+            turn: Arc::default(),
+        }
+    }
+}
+
 impl Default for Loans {
     fn default() -> Self {
         Self { files: Mutex::default(), count: AtomicUsize::new(0), avoided: Mutex::new(LruCache::new(REMEMBERED)) }
@@ -84,10 +101,10 @@ impl Default for Loans {
 impl Loans {
     /// One more handle of a file that is lent.
     fn again(&self, inode: InodeId) -> Option<Loan> {
-        let mut files = self.files.lock();
-        let lent = files.get_mut(&inode)?;
-        lent.handles += 1;
-        Some(Loan { file: lent.file.clone(), shows: !lent.behind })
+        self.with(inode, |lent| {
+            lent.handles += 1;
+            Loan { file: lent.file.clone(), shows: !lent.behind }
+        })
     }
 
     fn add(&self, inode: InodeId, lent: Lent) {
@@ -155,29 +172,13 @@ impl Shared {
         let Some(file) = self.lend_file(inode, generation, size).await? else { return Ok(None) };
         ScopeGuard::into_inner(started);
         let file = Arc::new(file);
-        let loan = Loan { file: file.clone(), shows: true };
-        let turn = Arc::default();
-        self.loans.add(
-            inode,
-            Lent { generation, file, size, handles: 1, behind: false, catching_up: false, exposed: None, turn },
-        );
-        Ok(Some(Loan { shows: self.still_shows(inode, generation, size), ..loan }))
-    }
-
-    /// False, and it falls behind, if the size changed before anybody could know that the file is lent.
-    fn still_shows(&self, inode: InodeId, generation: u64, size: u64) -> bool {
-        let same = {
-            let state = self.state.lock();
-            let node = state.tree.node(inode).filter(|node| node.attributes.size == size);
-            let content = node.and_then(|node| node.content.as_deref());
-            content.is_some_and(|content| {
-                content.is_in_file(generation) && content.present.get(&0).is_some_and(|range| range.end >= size)
-            })
-        };
-        if !same {
+        self.loans.add(inode, Lent { handles: 1, ..Lent::new(generation, file.clone(), size) });
+        // The size may have changed before anybody could know that the file is lent.
+        let shows = whole(&self.state.lock(), inode) == Some((generation, size));
+        if !shows {
             self.loans.fall_behind(Some(inode));
         }
-        same
+        Ok(Some(Loan { file, shows }))
     }
 
     /// One more loan of a file that is lent; `None` if it is not.
@@ -185,16 +186,12 @@ impl Shared {
         self.loans.again(inode)
     }
 
-    /// The data file, if it may be lent: it has all bytes, and there is room.
+    /// The data file and its size, if it may be lent and there is room.
     fn lendable(&self, state: &State, inode: InodeId) -> Option<(u64, u64)> {
-        let node = state.tree.node(inode)?;
-        let content = node.content.as_deref()?;
-        let size = node.attributes.size;
-        let whole = matches!(content.backing, Backing::File) && size >= SHORTEST;
-        let here = whole && content.present.get(&0).is_some_and(|range| range.end >= size);
+        let (generation, size) = whole(state, inode).filter(|(_, size)| *size >= SHORTEST)?;
+        let exposed = state.tree.node(inode)?.content.as_deref()?.exposed || self.loans.avoided.lock().contains(&inode);
         let room = || self.loans.bytes().saturating_add(size) <= self.options.budget / MOST_LENT;
-        let avoided = || self.loans.avoided.lock().contains(&inode);
-        (here && !content.exposed && !avoided() && room()).then_some((content.generation, size))
+        (!exposed && room()).then_some((generation, size))
     }
 
     fn start_loan(&self, inode: InodeId) -> Option<(u64, u64)> {
@@ -212,10 +209,13 @@ impl Shared {
         }
     }
 
-    /// The data file, cut to the size that it has to show. The content's guard is held.
+    /// The data file, cut to the size that it has to show; `None` as long as a cut needs more of it. The content's guard is held.
     async fn lend_file(self: &Arc<Self>, inode: InodeId, generation: u64, size: u64) -> Result<Option<File>, Error> {
         let Some(file) = self.store.lend_data(inode, generation)? else { return Ok(None) };
         if file.metadata()?.len() != size {
+            if sealing(&self.state.lock()).contains(&(inode, generation)) {
+                return Ok(None);
+            }
             self.clear(inode, generation, size, &[]).await?;
         }
         Ok(Some(file))
@@ -283,4 +283,13 @@ impl Shared {
         let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
         content.is_some_and(|content| content.is_in_file(generation))
     }
+}
+
+/// The data file and the size of a file all of whose bytes are in there.
+fn whole(state: &State, inode: InodeId) -> Option<(u64, u64)> {
+    let node = state.tree.node(inode)?;
+    let size = node.attributes.size;
+    let content = node.content.as_deref().filter(|content| matches!(content.backing, Backing::File))?;
+    let all = content.present.get(&0).is_some_and(|range| range.end >= size);
+    all.then_some((content.generation, size))
 }

@@ -4,7 +4,7 @@ use super::Lent;
 use crate::Error;
 use crate::content::map::Part;
 use crate::content::read::blocking;
-use crate::cut::freeze::Source;
+use crate::maintain::sealing;
 use crate::shared::{Shared, State};
 use std::fs::File;
 use std::ops::Range;
@@ -44,7 +44,6 @@ impl Change {
 struct Shown {
     generation: u64,
     file: Arc<File>,
-    exposed: bool,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -78,7 +77,7 @@ impl Shared {
     async fn clear_holes(self: &Arc<Self>, inode: InodeId, shown: &Shown, change: Change) -> Result<(), Error> {
         let _turn = shown.turn.lock().await;
         let _alone = self.hold(inode).await?;
-        let (size, holes) = {
+        let (size, holes, exposed) = {
             let state = self.state.lock();
             let Some(node) = state.tree.node(inode) else { return Ok(()) };
             let Some(content) = node.content.as_deref() else { return Ok(()) };
@@ -90,10 +89,10 @@ impl Shared {
                 Change::Any => content.parts(range).into_iter().filter_map(hole).collect(),
                 _ => vec![range],
             };
-            (size, holes)
+            (size, holes, content.exposed)
         };
         self.clear(inode, shown.generation, size, &holes).await?;
-        if shown.exposed {
+        if exposed {
             // There nothing but the data file speaks for itself after a power cut.
             self.sync_exposed(inode, shown.generation).await?;
         }
@@ -115,13 +114,7 @@ impl Shared {
     /// Waits until nothing that is not recorded for good, and no cut, needs what a data file has and the content has not.
     async fn wait_until_unneeded(self: &Arc<Self>, inode: InodeId, generation: u64) -> Result<(), Error> {
         self.journal.sync(self.journal.last()).await?;
-        let is_sealed_from = |state: &State| {
-            let mut inodes = state.pipeline.frozen.iter().flat_map(|frozen| &frozen.inodes);
-            inodes.any(|frozen| {
-                let source = if let Source::File(unsealed) = &frozen.source { Some(unsealed.generation) } else { None };
-                frozen.inode == inode && source == Some(generation)
-            })
-        };
+        let is_sealed_from = |state: &State| sealing(state).contains(&(inode, generation));
         self.wait_while(is_sealed_from, "a cut that is being sealed").await
     }
 
@@ -154,8 +147,7 @@ fn hole(part: Part) -> Option<Range<u64>> {
 
 impl Shown {
     fn of(lent: &mut Lent) -> Self {
-        let (file, turn) = (lent.file.clone(), lent.turn.clone());
-        Self { generation: lent.generation, file, exposed: lent.exposed.is_some(), turn }
+        Self { generation: lent.generation, file: lent.file.clone(), turn: lent.turn.clone() }
     }
 }
 

@@ -1,19 +1,16 @@
 //! Which parts of a data file are not what they were: found by hashes of its stretches.
 
 use crate::Error;
+use crate::disk::read_full;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 /// Bytes of a stretch. What was stored into one byte of it goes to the network as so many.
 const STRETCH: usize = 64 << 10;
-/// Bytes of a hash, enough that nobody meets two alike by accident.
-const HASH: usize = 16;
 
 /// What a data file was when it was last looked at: the hash of every stretch.
 #[derive(Debug, Default)]
-pub(super) struct Stretches(Vec<[u8; HASH]>);
+pub(super) struct Stretches(Vec<blake3::Hash>);
 
 impl Stretches {
     /// What a file is now, and the ranges of it that differ. Blocks.
@@ -22,12 +19,11 @@ impl Stretches {
         let mut buffer = vec![0; STRETCH];
         let mut at = 0;
         loop {
-            let length = read_full(file, &mut buffer, at)?;
+            let length = read_full(file, at, &mut buffer)?;
             if length == 0 {
                 return Ok((Self(now), changed));
             }
-            let mut hash = [0; HASH];
-            blake3::Hasher::new().update(&buffer[..length]).finalize_xof().fill(&mut hash);
+            let hash = blake3::hash(&buffer[..length]);
             let range = at..at + length as u64;
             if self.0.get(now.len()) != Some(&hash) {
                 match changed.last_mut() {
@@ -49,7 +45,7 @@ pub(super) fn not_zero(file: &File, ranges: &[Range<u64>]) -> Result<Vec<Range<u
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min((at / STRETCH as u64 + 1) * STRETCH as u64);
-            let length = read_full(file, &mut buffer[..(end - at) as usize], at)?;
+            let length = read_full(file, at, &mut buffer[..(end - at) as usize])?;
             if buffer[..length].iter().any(|byte| *byte != 0) {
                 found.push(at..end);
             }
@@ -59,23 +55,10 @@ pub(super) fn not_zero(file: &File, ranges: &[Range<u64>]) -> Result<Vec<Range<u
     Ok(found)
 }
 
-/// Fills the buffer as far as the file goes.
-fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read_at(&mut buffer[length..], offset + length as u64) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(length)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn zeros_are_told_from_what_was_stored() {

@@ -67,7 +67,10 @@ impl Volume {
         Ok(match self.nodes.open_files(inode) {
             (1.., 0) => None,
             (0, 0) if !reads_alone || !self.lends.load(Ordering::Relaxed) => None,
-            (0, 0) => self.cache.lend(inode).await?,
+            (0, 0) => self.cache.lend(inode).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "a file is read through the mount, since it cannot be lent");
+                None
+            }),
             _ if open.read && open.write => self.cache.lend_exposed(inode).await?,
             _ => self.cache.lend_again(inode),
         })
