@@ -303,7 +303,7 @@ impl Cache {
         let _ = data_only;
         let _busy = self.shared.foreground.busy();
         self.shared.sync_if_exposed(inode).await?;
-        self.shared.sync_data_file(inode).await?;
+        self.shared.sync_as_asked(inode).await?;
         Ok(self.shared.journal.sync(self.shared.journal.last()).await?)
     }
 

@@ -91,6 +91,13 @@ impl Shared {
         Ok(self.journal.sync(self.journal.last()).await?)
     }
 
+    /// The same for a file that somebody asks it for. What is written to it in sequence begins anew then.
+    pub(crate) async fn sync_as_asked(self: &Arc<Self>, inode: InodeId) -> Result<(), Error> {
+        let generation = self.state.lock().tree.node(inode).and_then(|node| Some(node.content.as_deref()?.generation));
+        generation.into_iter().for_each(|generation| self.store.end_run(inode, generation));
+        self.sync_data_file(inode).await
+    }
+
     /// Makes a file's bytes that are in its data file alone durable. The file stays on the list until it is done, so that
     /// nobody who asks meanwhile is told that there is nothing to do.
     pub(crate) async fn sync_data_file(self: &Arc<Self>, inode: InodeId) -> Result<(), Error> {

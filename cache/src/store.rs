@@ -129,9 +129,14 @@ impl Store {
         Ok(self.data.read_into(DataId { inode, generation }, offset, buffer)?)
     }
 
-    /// Writes into a data file.
-    pub(crate) fn write_data(&self, inode: InodeId, generation: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    /// Writes into a data file. True if the bytes should ride in the record of the write as well.
+    pub(crate) fn write_data(&self, inode: InodeId, generation: u64, offset: u64, bytes: &[u8]) -> Result<bool, Error> {
         Ok(self.data.write_at(DataId { inode, generation }, offset, &[bytes])?)
+    }
+
+    /// Somebody asked for a file to be durable: small writes ride again.
+    pub(crate) fn end_run(&self, inode: InodeId, generation: u64) {
+        self.data.end_run(DataId { inode, generation });
     }
 
     /// Makes a data file and its name durable, whoever wrote it. Blocks.

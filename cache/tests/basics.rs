@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use std::sync::Arc;
 use std::time::Duration;
-use strewn_cache::disk::MemoryDisk;
+use strewn_cache::disk::{Disk, MemoryDisk};
 use strewn_cache::{Cache, Error, FileState, Listener, Options, Position, Root, Seek};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::plan::InodeRow;
@@ -37,6 +37,35 @@ async fn a_small_tree_reaches_the_network_and_another_cache() {
     assert_eq!(other.seek(found, 1_000_003, Seek::Data).await.unwrap(), None);
     cache.close().await.unwrap();
     other.close().await.unwrap();
+}
+
+/// What is copied in small steps is written once, and as durable as anything after its fsync.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_run_of_small_writes_is_not_journaled_and_survives_a_power_cut() {
+    const BYTES: usize = 8 << 20;
+    let (bucket, root) = bucket(64 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    let bytes = [0xa7; 32 << 10];
+    for offset in (0..BYTES).step_by(bytes.len()) {
+        write(&cache, file, offset as u64, &bytes).await;
+    }
+    cache.sync(file, false).await.unwrap();
+    let mut journaled = 0;
+    for listed in disk.list("journal").unwrap() {
+        let mut content = vec![0; listed.length as usize];
+        disk.open(&format!("journal/{}", listed.name)).unwrap().read_at(0, &mut content).unwrap();
+        journaled += content.iter().filter(|byte| **byte == 0xa7).count();
+    }
+    assert!(journaled < BYTES / 4, "{journaled}");
+    for seed in 0..5 {
+        let cache = open_in(&disk.crash(seed), 2, &bucket, &root, options()).await;
+        let file = lookup(&cache, root.inode, "f").await.unwrap();
+        assert!(read_all(&cache, file).await == [0xa7; BYTES]);
+        cache.close().await.unwrap();
+    }
+    cache.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,8 +220,9 @@ async fn more_files_than_memory_has_room_for() {
         after = last.cookie;
         for line in &lines {
             let text = line.name.to_string();
-            assert_eq!(lookup(&other, root.inode, &text).await, Some(line.inode));
+            assert_eq!(hold(&other, root.inode, &text).await, Some(line.inode));
             assert_eq!(read_all(&other, line.inode).await, format!("bytes of {}", &text[1..]).into_bytes());
+            let_go(&other, line.inode).await;
         }
         seen += lines.len();
     }

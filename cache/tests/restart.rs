@@ -73,8 +73,9 @@ async fn create_with(cache: &Cache, root: InodeId, text: &str, bytes: &[u8]) -> 
 /// Reads a file and says how many bytes had to be fetched for it.
 async fn fetched_for(cache: &Cache, root: InodeId, text: &str, expected: &[u8]) -> u64 {
     let before = cache.status().fetched_bytes;
-    let file = lookup(cache, root, text).await.expect("the file is there");
+    let file = hold(cache, root, text).await.expect("the file is there");
     assert!(read_all(cache, file).await == expected, "{text}");
+    let_go(cache, file).await;
     cache.status().fetched_bytes - before
 }
 

@@ -1,7 +1,7 @@
 //! Writing: bytes, then the record, then the acknowledgement.
 //!
-//! Small files live in memory and their bytes always ride in the record. A larger file's bytes go to its data file first; up
-//! to [`MAX_INLINE_RECORD`] they ride in the record as well, so that an fsync after small writes syncs the journal alone.
+//! Small files live in memory and their bytes always ride in the record. A larger file's bytes go to its data file first; some
+//! ride in the record as well, so that an fsync after small writes syncs the journal alone.
 
 use super::clones::Origin;
 use super::map::{Backing, MAX_MEMORY};
@@ -23,8 +23,6 @@ use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
 use tokio::time::Instant;
 
-/// Most bytes of a write that ride in its record.
-pub(crate) const MAX_INLINE_RECORD: usize = 32 * 1024;
 /// Longest delay of a slowed write.
 const SLOWEST: Duration = Duration::from_millis(20);
 
@@ -126,7 +124,8 @@ impl Shared {
             Step::Spill(bytes) => return or_room(self.spill(inode, bytes).map(|()| step)),
             Step::File(generation, offset, _promise) => {
                 let written = self.store.write_data(inode, *generation, *offset, new.data);
-                let written = written.and_then(|()| self.commit_file(inode, *generation, *offset, new, update));
+                let written =
+                    written.and_then(|rides| self.commit_file(inode, *generation, (*offset, rides), new, update));
                 if written.is_err() {
                     self.distrust(inode, *offset..*offset + new.data.len() as u64);
                 }
@@ -285,12 +284,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Journals a write whose bytes are in the data file. `None` if the file started anew meanwhile, or its end moved.
+    /// Journals a write whose bytes are in the data file, and ride as well if they are to. `None` if the file started anew
+    /// meanwhile, or its end moved.
     fn commit_file<F>(
         &self,
         inode: InodeId,
         generation: u64,
-        offset: u64,
+        (offset, rides): (u64, bool),
         new: New<'_>,
         update: &mut F,
     ) -> Result<Option<Written>, Error>
@@ -306,9 +306,10 @@ impl Shared {
         if anew || moved {
             return Ok(None);
         }
-        let size = node.attributes.size.max(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        let size = node.attributes.size.max(end);
         // What programs change by themselves is in the data file alone, so an older record must not hide it.
-        let inline = data.len() <= MAX_INLINE_RECORD && !content.exposed;
+        let inline = rides && !content.exposed;
         self.record_write(&mut state, inode, generation, offset, data, inline, update)?;
         state.tree.note_origins(inode, origins);
         state.tree.warm.note_written(inode);

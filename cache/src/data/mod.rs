@@ -14,6 +14,7 @@
 mod alone;
 mod occupied;
 mod open;
+mod riding;
 
 use crate::disk::{self, Disk, DiskFile};
 use alone::Others;
@@ -108,13 +109,18 @@ impl DataFiles {
         Ok(id)
     }
 
-    /// Writes `parts` one after the other from `offset`. On an error any part of the range may be written.
-    pub fn write_at(&self, id: DataId, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
+    /// Writes `parts` one after the other from `offset`. On an error any part of the range may be written. True if the bytes
+    /// should ride in the record of the write as well.
+    pub fn write_at(&self, id: DataId, offset: u64, parts: &[&[u8]]) -> Result<bool, Error> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
         self.occupy(id, offset..offset.saturating_add(length));
         self.change(id, |file| file.write_at(offset, parts))?;
-        self.handles.hint(id, offset, length);
-        Ok(())
+        Ok(self.handles.hint(id, offset, length))
+    }
+
+    /// Somebody asked for the file to be durable: small writes ride again.
+    pub(crate) fn end_run(&self, id: DataId) {
+        self.handles.end_run(id);
     }
 
     /// Appends up to `length` bytes from `offset` to `buffer`; fewer only at the end of the file. Returns how many.

@@ -1,5 +1,6 @@
 //! Open data files, of which at most [`OPEN_FILES`] are kept, and what of them is not durable yet.
 
+use super::riding::Riding;
 use super::{DataId, Error, directory, missing, name};
 use crate::disk::{Disk, DiskFile};
 use lru::LruCache;
@@ -43,6 +44,7 @@ struct Open {
     file: Arc<dyn DiskFile>,
     /// Stretch of sequential writes not sent to the disk yet.
     stretch: (u64, u64),
+    riding: Riding,
 }
 
 impl Handles {
@@ -154,20 +156,30 @@ impl Handles {
         state.failed.remove(&id);
     }
 
-    /// Tells of a write, so that long sequential ones are sent to the disk while they go on.
-    pub(super) fn hint(&self, id: DataId, offset: u64, length: u64) {
-        let due = {
+    /// Tells of a write, so that long sequential ones are sent to the disk while they go on. True if its bytes are to ride in
+    /// its record.
+    pub(super) fn hint(&self, id: DataId, offset: u64, length: u64) -> bool {
+        let (due, rides) = {
             let mut state = self.state.lock();
-            let Some(open) = state.open.peek_mut(&id) else { return };
+            let Some(open) = state.open.peek_mut(&id) else { return false };
+            let rides = open.riding.wrote(&(offset..offset.saturating_add(length)));
             let (start, end) = open.stretch;
             let start = if offset == end { start } else { offset };
             let end = offset.saturating_add(length);
             let due = end - start >= WRITE_BACK;
             open.stretch = (if due { end } else { start }, end);
-            due.then(|| (open.file.clone(), start, end - start))
+            (due.then(|| (open.file.clone(), start, end - start)), rides)
         };
         if let Some((file, start, length)) = due {
             file.start_writeback(start, length);
+        }
+        rides
+    }
+
+    /// Somebody asked for the file to be durable.
+    pub(super) fn end_run(&self, id: DataId) {
+        if let Some(open) = self.state.lock().open.peek_mut(&id) {
+            open.riding.synced();
         }
     }
 
@@ -194,7 +206,7 @@ impl Handles {
             if let Some(open) = state.open.get(&id) {
                 return Ok(open.file.clone());
             }
-            state.open.put(id, Open { file: file.clone(), stretch: (0, 0) });
+            state.open.put(id, Open { file: file.clone(), stretch: (0, 0), riding: Riding::default() });
         }
         self.close_surplus()?;
         Ok(file)

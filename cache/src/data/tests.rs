@@ -165,7 +165,9 @@ fn a_file_that_is_opened_to_be_synced_may_push_out_one_that_has_to_be_synced_too
         InodeId::from_bytes(bytes)
     };
     let ids: Vec<DataId> = (0..=open::OPEN_FILES as u8).map(|number| files.fresh(inode(number)).unwrap()).collect();
-    ids.iter().for_each(|id| files.write_at(*id, 0, &[b"x"]).unwrap());
+    for id in &ids {
+        files.write_at(*id, 0, &[b"x"]).unwrap();
+    }
     // The last one found no room among files that all have to be synced: it was closed at once.
     let (theirs, last) = (files.clone(), ids[open::OPEN_FILES]);
     let (done, wait) = std::sync::mpsc::channel();

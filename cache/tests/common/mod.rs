@@ -119,6 +119,29 @@ pub async fn lookup(cache: &Cache, directory: InodeId, text: &str) -> Option<Ino
     cache.transact(|tx| tx.entry(directory, &name)).await.expect("lookup")
 }
 
+/// The same, and it is not forgotten until it is let go.
+pub async fn hold(cache: &Cache, directory: InodeId, text: &str) -> Option<InodeId> {
+    let name = name(text);
+    cache
+        .transact(|tx| {
+            let found = tx.entry(directory, &name)?;
+            found.into_iter().try_for_each(|inode| tx.pin(inode))?;
+            Ok(found)
+        })
+        .await
+        .expect("hold")
+}
+
+pub async fn let_go(cache: &Cache, inode: InodeId) {
+    cache
+        .transact(|tx| {
+            tx.unpin(inode, 1);
+            Ok(())
+        })
+        .await
+        .expect("let go");
+}
+
 pub async fn unlink(cache: &Cache, directory: InodeId, text: &str) {
     let name = name(text);
     cache
