@@ -455,10 +455,11 @@ impl Tree {
         self.set_base(directory, name, base);
     }
 
-    /// Drops a node that has no name, is not pinned, and has nothing left to tell the network.
+    /// Drops a node that has no name, is not pinned, and has nothing left to tell the network: a removed directory stays until
+    /// the removals in it are there, so that a refusal finds them.
     pub(crate) fn drop_if_gone(&mut self, inode: InodeId) {
         let Some(node) = self.nodes.get(&inode) else { return };
-        let has_changes = node.directory.as_ref().is_some_and(|directory| directory.changed > 0);
+        let has_changes = node.directory.as_ref().is_some_and(|directory| directory.changed > 0 || node.cut != 0);
         if self.nlink(inode) == Some(0) && node.pins == 0 && !has_changes && !self.replaying {
             self.drop_node(inode);
         }

@@ -400,6 +400,7 @@ impl Tree {
                 && node.cut == cut
             {
                 (node.cut, node.put) = (0, 0);
+                self.drop_if_gone(inode);
             }
         }
     }

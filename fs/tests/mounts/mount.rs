@@ -40,6 +40,8 @@ pub(crate) struct Mount {
     pub(crate) own: BTreeSet<Vec<u8>>,
     /// Contents it wrote and neither replaced nor removed, that are not on the network for sure.
     pub(crate) unsent: BTreeSet<Vec<u8>>,
+    /// Those of them that cannot be shown before they are sent, since something else is here under the name that is left.
+    pub(crate) hidden: BTreeSet<Vec<u8>>,
     /// Inodes that lost a name here, which is not on the network for sure.
     pub(crate) removed: BTreeSet<InodeId>,
     /// Sequence number of the bucket up to which it shows what others did.
@@ -72,6 +74,7 @@ impl Mount {
             view: View::new(),
             own: BTreeSet::new(),
             unsent: BTreeSet::new(),
+            hidden: BTreeSet::new(),
             removed: BTreeSet::new(),
             heard: 0,
         }
@@ -143,7 +146,14 @@ async fn walk(volume: &Arc<Volume>) -> Option<View> {
             Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR) => return None,
             listing => listing.expect("list"),
         };
-        while let Some((name, stat)) = listing.next().await.expect("a line") {
+        loop {
+            let (name, stat) = match listing.next().await {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // Never looked into, and removed by somebody else, who is not heard yet.
+                Err(error) if error.errno() == Errno::STALE => break,
+                Err(error) => panic!("a line of {directory}: {error}"),
+            };
             let path = format!("{directory}/{}", String::from_utf8(name).expect("names are text"));
             let content = match stat.attributes.kind {
                 Kind::Directory => {

@@ -248,7 +248,7 @@ impl Run {
         for seen in self.mount().view.values_mut().filter(|seen| seen.inode == inode) {
             seen.content = Some(new.clone());
         }
-        self.gone(old);
+        self.gone_from(inode, old);
         self.wrote(inode, new);
     }
 
@@ -270,13 +270,23 @@ impl Run {
         self.live.remove(content);
     }
 
+    /// The same of what a file showed; of one that could not be read, whatever it was.
+    fn gone_from(&mut self, inode: InodeId, content: &Vec<u8>) {
+        if content != GONE {
+            return self.gone(content);
+        }
+        let written = self.mounts[self.at].unsent.clone().into_iter();
+        let written: Vec<_> = written.filter(|content| self.live.get(content) == Some(&inode)).collect();
+        written.iter().for_each(|content| self.gone(content));
+    }
+
     fn lost_name(&mut self, seen: &Seen) {
         self.mount().removed.insert(seen.inode);
         if self.mount().view.values().any(|other| other.inode == seen.inode) {
             return;
         }
         if let Some(content) = &seen.content {
-            self.gone(content);
+            self.gone_from(seen.inode, content);
         }
     }
 
