@@ -53,9 +53,14 @@ fn an_installation_mounts_by_its_helpers_and_can_be_taken_away() {
     // As mount(8) and umount(8) call them.
     let mountpoint = drive.beside("by-helper");
     std::fs::create_dir(&mountpoint).unwrap();
-    let options = format!("rw,noexec,access={},cache-dir={}", drive.access().display(), drive.beside("hc").display());
+    let options = format!("rw,noexec,allow_suid,access={},cache-dir={}", drive.access().display(), drive.beside("hc").display());
     run(drive.helper(&root.join("sbin/mount.strewn")).arg("drive").arg(&mountpoint).args(["-o", &options]));
     assert!(is_mounted(&mountpoint));
+    let flags = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let flags = flags.lines().find(|line| line.contains(mountpoint.to_str().unwrap())).expect("it is mounted");
+    // Somebody without privilege is never given what he asks for.
+    let as_asked = flags.contains("nosuid") != rustix::process::geteuid().is_root();
+    assert!(as_asked && flags.contains("nodev"), "{flags}");
     sh(&mountpoint, "head -c 3000000 /dev/urandom > file; cp file ../copy; printf '#!/bin/sh\\n' > s; chmod +x s");
     assert!(fail(Command::new("sh").args(["-c", "./s"]).current_dir(&mountpoint)).contains("denied"), "noexec");
     run(drive.helper(&root.join("sbin/umount.fuse.strewn")).arg(&mountpoint));

@@ -60,7 +60,8 @@ pub(crate) struct Mount {
     /// When the mount is to end: give up when the network takes nothing for so long [default: the deadline]
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
-    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, suid, dev, encrypt-cache,
+    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, allow_suid, allow_dev
+    /// (set-user-ID programs and device files work: give them only where you trust who writes to the bucket), encrypt-cache,
     /// nopolling (saves processors while requests come in quick succession, for less speed),
     /// nopassthrough (reads large files that are in the cache through the mount, too), uid=ID, gid=ID,
     /// umask=OCTAL (owners and permissions as this mount shows them, whatever is kept),
@@ -149,8 +150,9 @@ impl Mount {
             "nonempty" => plan.nonempty = true,
             "nopolling" => plan.nopolling = true,
             "nopassthrough" => plan.nopassthrough = true,
-            "suid" => plan.suid = true,
-            "dev" => plan.dev = true,
+            // mount(8) keeps "suid" and "dev" to itself, since they are what it begins with.
+            "suid" | "allow_suid" => plan.suid = true,
+            "dev" | "allow_dev" => plan.dev = true,
             "nosuid" | "nodev" | "exec" | "relatime" => {}
             "access" if value.is_empty() => return Err(need()),
             "access" => self.access.access = Some(value.to_owned()),
