@@ -53,8 +53,10 @@ fn an_installation_mounts_by_its_helpers_and_can_be_taken_away() {
     // As mount(8) and umount(8) call them.
     let mountpoint = drive.beside("by-helper");
     std::fs::create_dir(&mountpoint).unwrap();
-    let options = format!("rw,noexec,allow_suid,access={},cache-dir={}", drive.access().display(), drive.beside("hc").display());
-    run(drive.helper(&root.join("sbin/mount.strewn")).arg("drive").arg(&mountpoint).args(["-o", &options]));
+    let options =
+        format!("rw,noexec,allow_suid,access={},cache-dir={}", drive.access().display(), drive.beside("hc").display());
+    let mut mount = drive.helper(&root.join("sbin/mount.strewn"));
+    assert_eq!(run(mount.arg("drive").arg(&mountpoint).args(["-o", &options])), "", "mount(8) says nothing");
     assert!(is_mounted(&mountpoint));
     let flags = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let flags = flags.lines().find(|line| line.contains(mountpoint.to_str().unwrap())).expect("it is mounted");

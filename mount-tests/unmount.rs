@@ -179,3 +179,29 @@ fn a_directory_on_a_drive_is_no_mountpoint() {
     assert!(said.contains("not a mountpoint"), "{said}");
     assert!(is_mounted(drive.path()));
 }
+
+/// Without the helper of umount(8) it returns at once; the process that served the drive goes on uploading. The next mount
+/// does not wait for it.
+#[test]
+fn the_next_mount_goes_on_with_the_uploads_of_the_one_before() {
+    let drive = Drive::network();
+    drive.mount_drive(&[]);
+    away(&drive);
+    write_some(&drive);
+    let before = drive.mount_pid();
+    run(Command::new("umount").arg("-i").arg(drive.path()));
+    drive.mount_drive(&[]);
+    assert_ne!(drive.mount_pid(), before);
+    assert!(drive.status()["pending_bytes"].as_u64().unwrap() >= 300_000);
+    sh(drive.path(), "sha256sum -c ../sum; echo more > more");
+    // Nor does one that is asked for before the drive has noticed that it is unmounted.
+    for _ in 0..5 {
+        rustix::mount::unmount(drive.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+        drive.mount_drive(&[]);
+    }
+    back(&drive);
+    drive.sync();
+    let back = drive.beside("back");
+    run(drive.strewn(["cp", "strewn://drive/file"]).arg(&back));
+    sh(drive.path(), "cmp file ../back");
+}

@@ -44,6 +44,9 @@ pub(crate) enum Request {
         #[serde(default)]
         timeout_ms: Option<u64>,
     },
+    /// End, if the drive is not mounted any more and only its uploads are waited for: the next mount of the cache goes on with
+    /// them.
+    HandOver,
 }
 
 /// What a mount answers.

@@ -50,8 +50,8 @@ pub(crate) fn enter() -> Outcome {
     }
 }
 
-/// Runs this same command line in the background, logging to `log`; prints its first line once it is ready.
-pub(crate) fn respawn(log: &Path) -> Outcome {
+/// Runs this same command line in the background, logging to `log`; gives its first line once it is ready.
+pub(crate) fn respawn(log: &Path) -> Outcome<String> {
     if let Some(dir) = log.parent() {
         config::private_dir(dir)?;
     }
@@ -75,7 +75,7 @@ pub(crate) fn respawn(log: &Path) -> Outcome {
         return Err(failure);
     }
     if first.ends_with('\n') {
-        return crate::output::line(first.trim_end());
+        return Ok(first.trim_end().to_owned());
     }
     let status = child.wait().context("waiting for the background process")?;
     file.seek(SeekFrom::Start(begin)).context(what())?;

@@ -1,7 +1,7 @@
 //! The names under which mount(8), fstab and umount(8) call this program, turned into its own commands.
 //!
 //! ```text
-//! mount.strewn SOURCE DIR [-sfnv] [-o OPTIONS]    ->  strewn mount --detach SOURCE DIR -o OPTIONS
+//! mount.strewn SOURCE DIR [-sfnv] [-o OPTIONS]    ->  strewn mount --detach --quiet SOURCE DIR -o OPTIONS
 //! umount.fuse.strewn DIR [-flnrv]                 ->  strewn umount [--no-wait] [--lazy] DIR
 //! ```
 
@@ -23,18 +23,21 @@ pub(crate) fn arguments(given: impl Iterator<Item = OsString>) -> Outcome<Vec<Os
 fn mount(given: &[OsString]) -> Outcome<Vec<OsString>> {
     let mut places = Vec::new();
     let mut options = Vec::new();
+    let mut quiet = true;
     let mut rest = given.iter();
     while let Some(argument) = rest.next() {
         match argument.to_str() {
             Some("-o") => options.push(rest.next().ok_or_else(|| Failure::usage("-o needs options"))?.clone()),
             // -s: tolerate unknown options, -n: do not write mtab, -v: verbose; -f would be a dry run.
-            Some("-s" | "-n" | "-v") => {}
+            Some("-v") => quiet = false,
+            Some("-s" | "-n") => {}
             Some("-f") => return Ok(vec!["strewn".into(), "--version".into()]),
             Some(flag) if flag.starts_with("-o") => options.push(flag[2..].into()),
             _ => places.push(argument.clone()),
         }
     }
     let mut arguments: Vec<OsString> = ["strewn", "mount", "--detach"].map(OsString::from).into();
+    arguments.extend(quiet.then(|| "--quiet".into()));
     for option in options {
         arguments.extend(["-o".into(), option]);
     }
@@ -69,8 +72,9 @@ mod tests {
     fn helper_calls_become_commands() {
         assert_eq!(
             translate("/sbin/mount.strewn drive /mnt -s -o rw,access=work"),
-            "strewn mount --detach -o rw,access=work -- drive /mnt"
+            "strewn mount --detach --quiet -o rw,access=work -- drive /mnt"
         );
+        assert_eq!(translate("mount.fuse.strewn drive /mnt -v"), "strewn mount --detach -- drive /mnt");
         assert_eq!(translate("/sbin/umount.fuse.strewn /mnt -v"), "strewn umount -- /mnt");
         assert_eq!(translate("umount.fuse.strewn -l /mnt"), "strewn umount --no-wait --lazy -- /mnt");
         assert_eq!(translate("umount.fuse.strewn -f /mnt"), "strewn umount --no-wait -- /mnt");

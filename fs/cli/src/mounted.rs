@@ -6,16 +6,17 @@
 mod ending;
 mod server;
 
-use crate::control::Pending;
+use crate::control::{self, Pending, Reply, Request};
 use crate::error::{Context, Failure, Outcome};
 use crate::output::{self, UploadProgress};
 use crate::register::{self, Mount};
 use crate::remote::Opened;
 use crate::signals::Signals;
-use ending::{Ending, MAX_UNMOUNT_REQUESTS, UnmountRequest, Wait};
+use ending::{Askers, Ending, MAX_UNMOUNT_REQUESTS, UnmountRequest, Wait, Wanted};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use strewn_cache::disk::OpenError;
 use strewn_cache::{Cache, Options, Status};
 use strewn_fs::mount::{MountOptions, MountPoint, mount};
 use strewn_fs::volume::{Promises, Shown};
@@ -48,6 +49,8 @@ pub(crate) struct MountPlan {
     /// How long the end of the mount waits for a network that takes nothing.
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) pidfile: Option<PathBuf>,
+    /// Nothing is said when the drive is usable.
+    pub(crate) quiet: bool,
 }
 
 /// Serves a drive until it is unmounted and everything is on the network, or until it is told not to wait for that.
@@ -56,9 +59,14 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
     let options = cache_options(&plan, &opened)?;
     let read_only = options.read_only;
     let uplink = opened.uplink;
-    let cache = Cache::open(&mount.cache, opened.service, opened.root, options)
-        .await
-        .context(format_args!("opening the cache in {}", mount.cache.display()))?;
+    let open = || Cache::open(&mount.cache, opened.service.clone(), opened.root.clone(), options.clone());
+    let mut cache = open().await;
+    let until = Instant::now() + LEAVING;
+    while cache.as_ref().is_err_and(is_in_use) && Instant::now() < until && hand_over(&mount).await {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        cache = open().await;
+    }
+    let cache = cache.context(format_args!("opening the cache in {}", mount.cache.display()))?;
     let mut live = Live::start(&cache, &mount, &kernel_options(&plan, &mount, read_only), &plan)?;
     let (requests, mut wanted) = mpsc::channel(MAX_UNMOUNT_REQUESTS);
     let server = server::start(&mount.socket, cache.clone(), uplink, requests)?;
@@ -67,25 +75,48 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
         std::fs::write(path, format!("{}\n", std::process::id()))
             .context(format_args!("writing {}", path.display()))?;
     }
-    output::line(format_args!("ready {}", mount.mountpoint.display()))?;
+    if !plan.quiet {
+        output::line(format_args!("ready {}", mount.mountpoint.display()))?;
+    }
 
     let patience = plan.drain_timeout.unwrap_or(cache.options().deadline);
     let mut ending = Ending { live: &mut live, cache: &cache, signals: &mut signals, wanted: &mut wanted, patience };
-    let ended = ending.wait().await;
+    let mut ended = ending.wait().await;
     drop(registration);
     let outcome = match ended.outcome {
-        Ok(Wait::Network) => drain(&cache, ended.patience, &mut signals).await,
+        Ok(Wait::Network) => drain(&cache, ended.patience, &mut signals, (&mut wanted, &mut ended.askers)).await,
         Ok(Wait::Nothing) => Ok(()),
         Err(failure) => Err(failure),
     };
+    if let Some(path) = &plan.pidfile {
+        // Before the cache is free: from then on it may be the next mount's.
+        drop(std::fs::remove_file(path));
+    }
     let closed = cache.close().await.context("closing the cache");
     let outcome = outcome.and(closed);
     ended.askers.answer(&outcome);
     server.finish().await;
-    if let Some(path) = &plan.pidfile {
-        drop(std::fs::remove_file(path));
-    }
     outcome
+}
+
+/// True if another process has the cache.
+fn is_in_use(error: &strewn_cache::Error) -> bool {
+    let strewn_cache::Error::Disk(error) = error else { return false };
+    let open = error.get_ref().and_then(|error| error.downcast_ref::<OpenError>());
+    matches!(open, Some(OpenError::InUse { .. }))
+}
+
+/// How long a process that leaves a cache is waited for, and how often it is looked for.
+const LEAVING: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Asks the process that has the cache to leave it to this one, which it does if its drive was unmounted and it only waits for
+/// the network. False if it does not.
+async fn hand_over(mount: &Mount) -> bool {
+    let socket = mount.socket.clone();
+    let asked = tokio::task::spawn_blocking(move || control::ask(&socket, &Request::HandOver, |_| {})).await;
+    // One that does not answer is about to end.
+    !matches!(asked, Ok(Ok(Reply::Failed { .. })))
 }
 
 /// A drive in the kernel's tree of files.
@@ -116,15 +147,29 @@ const OLDEST_DELAY: u32 = 10;
 /// How much longer than the cache's deadline the kernel's requests may take.
 const ANSWER_GRACE: Duration = Duration::from_secs(15);
 
-/// Uploads what is pending after the drive is gone.
-async fn drain(cache: &Cache, patience: Duration, signals: &mut Signals) -> Outcome {
+/// Uploads what is pending after the drive is gone, unless the next mount of the cache wants to.
+async fn drain(
+    cache: &Cache,
+    patience: Duration,
+    signals: &mut Signals,
+    (wanted, askers): (&mut mpsc::Receiver<UnmountRequest>, &mut Askers),
+) -> Outcome {
     let mut progress = UploadProgress::new();
-    let outcome = tokio::select! {
-        drained = cache.drain_within(patience, |status| progress.show(pending(status))) => {
-            drained.map_err(|error| pending_failure(&error))
+    let drained = cache.drain_within(patience, |status| progress.show(pending(status)));
+    let mut drained = Box::pin(drained);
+    let outcome = loop {
+        tokio::select! {
+            drained = &mut drained => break drained.map_err(|error| pending_failure(&error)),
+            () = signals.next() => break interrupted(cache),
+            Some(UnmountRequest { wanted, done }) = wanted.recv() => {
+                askers.add(done);
+                if matches!(wanted, Wanted::HandedOver | Wanted::Unmounted { wait: false, .. }) {
+                    break Ok(());
+                }
+            }
         }
-        () = signals.next() => interrupted(cache),
     };
+    drop(drained);
     progress.finish();
     outcome
 }

@@ -31,6 +31,9 @@ pub(crate) struct Mount {
     /// Return once the drive is usable and go on in the background
     #[arg(long)]
     detach: bool,
+    /// Do not say when the drive is usable, as mount(8) does not
+    #[arg(long, short)]
+    quiet: bool,
     /// Write the process id of the mount into this file once the drive is usable
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
@@ -110,7 +113,8 @@ impl Mount {
             self.cache_dir = Some(config::absolute(dir)?);
         }
         if self.detach && !detach::is_detached() {
-            return detach::respawn(&self.log_file()?);
+            let ready = detach::respawn(&self.log_file()?)?;
+            return if self.quiet { Ok(()) } else { output::line(ready) };
         }
         let mountpoint = self.checked_mountpoint(plan.nonempty)?;
         let grant = config::load_access(self.access.access.as_deref())?;
@@ -123,6 +127,7 @@ impl Mount {
         let socket = socket_path(&cache)?;
         let mount =
             register::Mount { mountpoint, source: self.source.to_string(), pid: std::process::id(), socket, cache };
+        plan.quiet = self.quiet && !detach::is_detached();
         plan.pidfile = self.pidfile;
         plan.drain_timeout = self.drain_timeout;
         plan.read_only = self.read_only;

@@ -12,13 +12,28 @@ use tokio::sync::{mpsc, oneshot};
 /// Requests to unmount that may wait; more are told to try again.
 pub(super) const MAX_UNMOUNT_REQUESTS: usize = 8;
 
-/// Somebody's wish to unmount, with where the outcome goes. Who drops the other end has stopped waiting.
+/// Somebody's wish that the mount ends, with where the outcome goes. Who drops the other end has stopped waiting.
 pub(super) struct UnmountRequest {
-    pub(super) wait: bool,
-    pub(super) lazy: bool,
-    pub(super) patience: Option<Duration>,
+    pub(super) wanted: Wanted,
     pub(super) done: oneshot::Sender<Outcome>,
 }
+
+/// How a mount is to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    Unmounted {
+        /// For the network.
+        wait: bool,
+        lazy: bool,
+        /// How long the network may take nothing; the mount's own if absent.
+        patience: Option<Duration>,
+    },
+    /// Not waiting for the network, once somebody else has unmounted the drive.
+    HandedOver,
+}
+
+/// How long a drive may take to notice that it was unmounted.
+const NOTICED: Duration = Duration::from_secs(1);
 
 /// What is still to be waited for when the kernel has let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +55,10 @@ pub(super) struct Ended {
 pub(super) struct Askers(Vec<oneshot::Sender<Outcome>>);
 
 impl Askers {
+    pub(super) fn add(&mut self, asker: oneshot::Sender<Outcome>) {
+        self.0.push(asker);
+    }
+
     /// Tells everybody.
     pub(super) fn answer(self, outcome: &Outcome) {
         for asker in self.0 {
@@ -69,9 +88,10 @@ struct Wish {
 impl Wish {
     /// Another request comes in the middle: the most impatient one about the network wins.
     fn join(&mut self, request: UnmountRequest) {
-        self.wait &= request.wait;
-        self.lazy |= request.lazy;
-        self.askers.0.push(request.done);
+        let Wanted::Unmounted { wait, lazy, .. } = request.wanted else { return refuse_hand_over(request) };
+        self.wait &= wait;
+        self.lazy |= lazy;
+        self.askers.add(request.done);
     }
 
     async fn abandoned(&mut self) {
@@ -119,7 +139,20 @@ impl Ending<'_> {
             let mut wish = tokio::select! {
                 () = self.live.drive.unmounted() => return self.by_signal().ended(Ok(Wait::Network)),
                 () = self.signals.next() => self.by_signal(),
-                Some(request) = self.wanted.recv() => self.by_request(request),
+                Some(request) = self.wanted.recv() => match self.by_request(request) {
+                    Ok(wish) => wish,
+                    Err(request) => match tokio::time::timeout(NOTICED, self.live.drive.unmounted()).await {
+                        Ok(()) => {
+                            let mut wish = self.by_signal();
+                            wish.askers.add(request.done);
+                            return wish.ended(Ok(Wait::Nothing));
+                        }
+                        Err(_) => {
+                            refuse_hand_over(request);
+                            continue;
+                        }
+                    },
+                },
             };
             if let Some(ended) = self.fulfil(&mut wish).await {
                 return wish.ended(ended);
@@ -131,10 +164,11 @@ impl Ending<'_> {
         Wish { wait: true, lazy: false, patience: self.patience, by_signal: true, askers: Askers::default() }
     }
 
-    fn by_request(&self, request: UnmountRequest) -> Wish {
-        let UnmountRequest { wait, lazy, patience, done } = request;
+    /// Gives back a request to hand over.
+    fn by_request(&self, request: UnmountRequest) -> Result<Wish, UnmountRequest> {
+        let Wanted::Unmounted { wait, lazy, patience } = request.wanted else { return Err(request) };
         let patience = patience.unwrap_or(self.patience);
-        Wish { wait, lazy, patience, by_signal: false, askers: Askers(vec![done]) }
+        Ok(Wish { wait, lazy, patience, by_signal: false, askers: Askers(vec![request.done]) })
     }
 
     /// `None`: the drive stays mounted.
@@ -161,9 +195,12 @@ impl Ending<'_> {
         match unmounted.context("cannot unmount") {
             Ok(()) => {
                 // A detached drive is served until nothing on it is open; a signal ends that too.
-                tokio::select! {
-                    () = self.live.drive.unmounted() => {}
-                    () = self.signals.next() => {}
+                loop {
+                    tokio::select! {
+                        () = self.live.drive.unmounted() => break,
+                        () = self.signals.next() => break,
+                        Some(request) = self.wanted.recv() => wish.join(request),
+                    }
                 }
                 Some(Ok(wish.wait()))
             }
@@ -206,6 +243,12 @@ impl Ending<'_> {
         progress.finish();
         drained
     }
+}
+
+/// Tells somebody who wants to go on with the uploads that the drive is still mounted.
+fn refuse_hand_over(request: UnmountRequest) {
+    // Who went away does not need to know.
+    drop(request.done.send(Err(Failure::new("the drive is mounted"))));
 }
 
 /// Tells those who asked that the drive stays.

@@ -1,7 +1,7 @@
 //! The mount's end of the control socket.
 
-use super::{UnmountRequest, pending, pending_failure};
-use crate::control::{MAX_LINE, MountStatus, Reply, Request};
+use super::{UnmountRequest, Wanted, pending, pending_failure};
+use crate::control::{MAX_LINE, MountStatus, Pending, Reply, Request};
 use crate::error::{Context, Failure, Outcome};
 use std::path::Path;
 use std::time::Duration;
@@ -107,10 +107,11 @@ async fn client(stream: UnixStream, served: Served, unmount: mpsc::Sender<Unmoun
             unless_gone(read, work).await
         }
         Ok(Request::Unmount { wait, lazy, timeout_ms }) => {
-            let wish = (wait, lazy, patience(timeout_ms));
-            let work = self::unmount(cache, &mut write, unmount, wish);
+            let wanted = Wanted::Unmounted { wait, lazy, patience: patience(timeout_ms) };
+            let work = self::unmount(cache, &mut write, unmount, wanted);
             unless_gone(read, work).await
         }
+        Ok(Request::HandOver) => hand_over(unmount).await,
         Err(error) => Some(Reply::failed(&Failure::new(format!("not a request: {error}")))),
     };
     if let Some(reply) = reply {
@@ -172,10 +173,10 @@ async fn unmount(
     cache: &Cache,
     write: &mut OwnedWriteHalf,
     unmount: mpsc::Sender<UnmountRequest>,
-    (wait, lazy, patience): (bool, bool, Option<Duration>),
+    wanted: Wanted,
 ) -> Reply {
     let (done, mut outcome) = oneshot::channel::<Outcome>();
-    if unmount.try_send(UnmountRequest { wait, lazy, patience, done }).is_err() {
+    if unmount.try_send(UnmountRequest { wanted, done }).is_err() {
         return Reply::failed(&Failure::new("the drive is being unmounted already"));
     }
     drop(unmount);
@@ -189,6 +190,14 @@ async fn unmount(
             _ = every.tick() => drop(send(write, &Reply::Progress(pending(&cache.status()))).await),
         }
     }
+}
+
+/// Asks the mount to leave its cache to who asks. No answer if it is leaving anyway.
+async fn hand_over(unmount: mpsc::Sender<UnmountRequest>) -> Option<Reply> {
+    let (done, outcome) = oneshot::channel::<Outcome>();
+    unmount.try_send(UnmountRequest { wanted: Wanted::HandedOver, done }).ok()?;
+    drop(unmount);
+    Some(Reply::ended(&outcome.await.ok()?, Pending::default()))
 }
 
 async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> std::io::Result<()> {

@@ -49,7 +49,7 @@ impl Up {
     pub(crate) async fn run(self) -> Outcome {
         let data = self.data.directory()?;
         if self.detach && !detach::is_detached() {
-            return detach::respawn(&data.join(LOG));
+            return output::line(detach::respawn(&data.join(LOG))?);
         }
         let mountpoint = self.mountpoint.as_deref().map(config::absolute).transpose()?;
         let mut signals = Signals::new()?;
