@@ -217,7 +217,19 @@ impl Tree {
                 self.in_cut(cut).inodes.push(inode);
             }
         }
+        expected.into_iter().for_each(|inode| self.recount_after(cut, inode));
         Some(FrozenName { directory, directory_key, name, expected, target, time })
+    }
+
+    /// A cut takes a name from a file. Where that name was only heard of, and something else is here under it, it was counted
+    /// all the same: how many are left is asked once the network has the cut.
+    fn recount_after(&mut self, cut: u64, inode: InodeId) {
+        let Some(node) = self.node_mut(inode).filter(|node| !node.is_directory() && node.links > 0) else { return };
+        if node.cut != cut {
+            node.cut = cut;
+            self.in_cut(cut).inodes.push(inode);
+            self.miss_inode(inode);
+        }
     }
 
     /// An open file loses its last name: the network would drop its content, so it gets a name of the root until it is closed.
