@@ -204,4 +204,9 @@ fn the_next_mount_goes_on_with_the_uploads_of_the_one_before() {
     let back = drive.beside("back");
     run(drive.strewn(["cp", "strewn://drive/file"]).arg(&back));
     sh(drive.path(), "cmp file ../back");
+    // Nor one that is asked for while the process before ends.
+    for _ in 0..20 {
+        rustix::mount::unmount(drive.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+        drive.mount_drive(&[]);
+    }
 }

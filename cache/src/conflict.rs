@@ -202,8 +202,8 @@ impl Shared {
         self.take_apart(Some(MountId::from_bytes(draw()?)), None).await
     }
 
-    /// Takes all cuts apart, so that what they refer to is sealed anew.
-    pub(crate) async fn seal_clones(self: &Arc<Self>) -> Result<(), Error> {
+    /// Takes all cuts apart, so that what they hold is sealed anew, and in batches that the network takes.
+    pub(crate) async fn make_anew(self: &Arc<Self>) -> Result<(), Error> {
         self.take_apart(None, None).await
     }
 

@@ -146,6 +146,8 @@ pub(crate) struct Pipeline {
     pub(crate) number: u64,
     /// A drain wants everything to go now.
     pub(crate) hurry: u64,
+    /// Writes since the changed ranges were counted.
+    pub(crate) writes: usize,
     /// Drains begun so far: each ends pauses.
     pub(crate) drains: u64,
     /// What went wrong last with the network.
@@ -182,6 +184,7 @@ impl Pipeline {
             mount,
             number: 0,
             hurry: 0,
+            writes: 0,
             drains: 0,
             last_error: None,
             blocked: None,

@@ -7,6 +7,7 @@
 use crate::Error;
 use crate::content::read::blocking;
 use crate::cut::batch::Queued;
+use crate::cut::limits::is_too_much;
 use crate::cut::seal::Segment;
 use crate::cut::tasks::Backoff;
 use crate::record::Mutation;
@@ -181,7 +182,12 @@ impl Shared {
             // Others moved what was cloned to where the grant does not reach. If it is about something else, it shows again.
             Err(bucket::Error::Forbidden(message)) if queued.has_clones() => {
                 tracing::warn!("batch {} may not refer to what was cloned: {message}", queued.commit.number);
-                self.seal_clones().await?;
+                self.make_anew().await?;
+                Ok(false)
+            }
+            Err(bucket::Error::Invalid(message)) if is_too_much(&queued.commit) => {
+                tracing::warn!("batch {} goes in parts: {message}", queued.commit.number);
+                self.make_anew().await?;
                 Ok(false)
             }
             Err(error) => Err(error.into()),

@@ -358,9 +358,14 @@ impl Shared {
         let (first, full) = (state.tree.pending_operations() == 0, self.is_due_by_size(state));
         state.record(&self.journal, &mutations)?;
         state.tree.touch(inode);
-        if state.tree.dirty_ranges(inode) >= cut::FULL_RANGES {
-            state.pipeline.hurry += 1;
-            self.bump();
+        state.pipeline.writes += 1;
+        // They may have come together to a few.
+        if state.pipeline.writes >= cut::FULL_RANGES {
+            state.pipeline.writes = 0;
+            if state.tree.changed_ranges() >= cut::FULL_RANGES / 2 {
+                state.pipeline.hurry += 1;
+                self.bump();
+            }
         }
         if first || (!full && self.is_due_by_size(state)) {
             self.bump();

@@ -1,5 +1,6 @@
 //! Taking what is pending at one moment. Runs under the lock of the tree, and again when the journal is replayed.
 
+use super::limits::{Load, MOST_RANGES};
 use crate::Name;
 use crate::content::Digest;
 use crate::content::clones::Origin;
@@ -11,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-use strewn_engine::bucket::{Kind, MAX_INLINE, MAX_OPERATIONS, Timestamp};
+use strewn_engine::bucket::{Kind, MAX_INLINE, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
 use strewn_engine::secret::Key;
@@ -117,7 +118,8 @@ impl FrozenCut {
 }
 
 impl Tree {
-    /// Takes what is pending as cut `cut`; all of it, unless it is more than a batch can hold (after a crash between cuts).
+    /// Takes what is pending as cut `cut`; all of it, unless it is more than a batch can hold (after a crash between cuts, or a
+    /// conflict).
     /// `None` if nothing is pending.
     pub(crate) fn freeze(&mut self, cut: u64) -> Option<FrozenCut> {
         let (orders, inodes) = self.choose();
@@ -143,7 +145,7 @@ impl Tree {
 
     /// The changes that go into the next cut: by order of becoming different, whole inodes with all their names.
     fn choose(&self) -> (Vec<u64>, Vec<InodeId>) {
-        if self.pending_operations() <= MAX_OPERATIONS {
+        if self.load().fits() {
             return (self.changed_names.keys().copied().collect(), self.changed_inodes.values().copied().collect());
         }
         self.choose_oldest()
@@ -159,26 +161,40 @@ impl Tree {
             }
         }
         let (mut orders, mut inodes) = (HashSet::new(), HashSet::new());
+        let mut load = Load::default();
         let mut queue: Vec<InodeId> = Vec::new();
         for (order, (directory, name)) in &self.changed_names {
-            if orders.len() + inodes.len() >= MAX_OPERATIONS / 2 {
+            if load.is_enough() {
                 break;
             }
-            orders.insert(*order);
+            if orders.insert(*order) {
+                load.add_name();
+            }
             queue.extend(self.ends_of(*directory, name));
             while let Some(inode) = queue.pop() {
-                if self.node(inode).is_some_and(|node| node.dirty.is_some()) && !inodes.insert(inode) {
-                    continue;
+                if self.node(inode).is_some_and(|node| node.dirty.is_some()) {
+                    if !inodes.insert(inode) {
+                        continue;
+                    }
+                    self.add_load(&mut load, inode);
                 }
                 for order in names_of.remove(&inode).into_iter().flatten() {
-                    orders.insert(order);
+                    if orders.insert(order) {
+                        load.add_name();
+                    }
                     let (directory, name) = &self.changed_names[&order];
                     queue.extend(self.ends_of(*directory, name));
                 }
             }
         }
         if orders.is_empty() {
-            inodes.extend(self.changed_inodes.values().take(MAX_OPERATIONS / 2));
+            for inode in self.changed_inodes.values() {
+                if load.is_enough() {
+                    break;
+                }
+                inodes.insert(*inode);
+                self.add_load(&mut load, *inode);
+            }
         }
         let mut orders: Vec<u64> = orders.into_iter().collect();
         orders.sort_unstable();
@@ -276,14 +292,19 @@ impl Tree {
             source: Source::Memory(Arc::default()),
             inlined: None,
         };
-        let mut dirty = 0;
+        let (mut dirty, mut left) = (0, false);
         if let Some(content) = node.content.as_deref_mut()
             && !content.dirty.is_empty()
         {
             dirty = content.dirty_bytes();
             content.widen(frozen.attributes.size);
-            let ranges = std::mem::take(&mut content.dirty);
-            frozen.ranges = Arc::new(ranges.into_iter().collect());
+            let mut ranges = std::mem::take(&mut content.dirty).into_iter();
+            frozen.ranges = Arc::new(match content.clones {
+                None => ranges.by_ref().take(MOST_RANGES).collect(),
+                Some(_) => ranges.by_ref().collect(),
+            });
+            content.dirty = ranges.collect();
+            (dirty, left) = (dirty - content.dirty_bytes(), !content.dirty.is_empty());
             frozen.clones = content.freeze_clones(cut, frozen.attributes.size);
             frozen.inlined = content.inlined;
             content.inlined = content.inlined.map(|bytes| bytes + inline_bytes(&frozen));
@@ -303,6 +324,9 @@ impl Tree {
         }
         self.dirty_bytes -= dirty;
         self.in_cut(cut).inodes.push(inode);
+        if left {
+            self.mark_dirty(inode);
+        }
         Some(frozen)
     }
 }

@@ -11,6 +11,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod freeze;
+pub(crate) mod limits;
 pub(crate) mod seal;
 pub(crate) mod tasks;
 
@@ -24,7 +25,7 @@ pub(crate) const FULL_BYTES: u64 = 512 << 20;
 pub(crate) const FULL_PART: u64 = 4;
 /// Writers wait while more bytes than this wait for a cut.
 pub(crate) const MOST_BYTES: u64 = 2 * FULL_BYTES;
-/// Ranges of a file that are taken at once when they have come together: each becomes an extent.
+/// Changed ranges that are taken at once when they have come together: each becomes an extent.
 pub(crate) const FULL_RANGES: usize = 16_384;
 /// With so many cuts on their way no further one is made, unless limits force it: overwrites coalesce meanwhile.
 pub(crate) const ENOUGH_UNSENT: usize = 3;

@@ -344,12 +344,6 @@ impl Tree {
         }
     }
 
-    /// Dirty ranges of a file: each becomes an extent.
-    pub(crate) fn dirty_ranges(&self, inode: InodeId) -> usize {
-        let content = self.nodes.get(&inode).and_then(|node| node.content.as_deref());
-        content.map_or(0, |content| content.dirty.len())
-    }
-
     /// Begins a load: rows it brings may be as old as now.
     pub(crate) fn begin_load(&mut self) -> u64 {
         let ticket = self.next_ticket;

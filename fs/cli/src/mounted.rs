@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use strewn_cache::disk::OpenError;
 use strewn_cache::{Cache, Options, Status};
 use strewn_fs::mount::{MountOptions, MountPoint, mount};
-use strewn_fs::volume::{Promises, Shown};
+use strewn_fs::volume::{AccessTimes, Promises, Shown};
 use strewn_fs::{Drive, Volume, fuse};
 use tokio::sync::mpsc;
 
@@ -31,7 +31,7 @@ pub(crate) struct MountPlan {
     pub(crate) encrypt_cache: bool,
     pub(crate) allow_other: bool,
     pub(crate) noexec: bool,
-    pub(crate) noatime: bool,
+    pub(crate) access_times: AccessTimes,
     pub(crate) nonempty: bool,
     /// The device is not watched while requests come in quick succession.
     pub(crate) nopolling: bool,
@@ -88,6 +88,8 @@ pub(crate) async fn serve(mount: Mount, opened: Opened, plan: MountPlan) -> Outc
         Ok(Wait::Nothing) => Ok(()),
         Err(failure) => Err(failure),
     };
+    // Who asks from here on is told that the mount has ended, and is not waited for.
+    drop(wanted);
     if let Some(path) = &plan.pidfile {
         // Before the cache is free: from then on it may be the next mount's.
         drop(std::fs::remove_file(path));
@@ -127,7 +129,12 @@ struct Live {
 
 impl Live {
     fn start(cache: &Cache, at: &Mount, options: &MountOptions, plan: &MountPlan) -> Outcome<Self> {
-        let volume = Arc::new(Volume::new(cache.clone()).with_promises(plan.promises).showing(plan.shown));
+        let volume = Arc::new(
+            Volume::new(cache.clone())
+                .with_promises(plan.promises)
+                .with_access_times(plan.access_times)
+                .showing(plan.shown),
+        );
         let mut serving =
             fuse::Options { polling: !plan.nopolling, passthrough: !plan.nopassthrough, ..fuse::Options::default() };
         if let Some(deadline) = plan.deadline {
@@ -226,7 +233,7 @@ fn kernel_options(plan: &MountPlan, mount: &Mount, read_only: bool) -> MountOpti
         read_only,
         allow_other: plan.allow_other.then_some(true),
         noexec: plan.noexec,
-        noatime: plan.noatime,
+        access_times: plan.access_times,
         nonempty: plan.nonempty,
         suid: plan.suid,
         dev: plan.dev,

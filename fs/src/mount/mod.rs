@@ -16,6 +16,7 @@ mod utab;
 pub use table::MountEntry;
 pub use utab::Utab;
 
+use crate::volume::{AccessTimes, Noted};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};
@@ -53,8 +54,8 @@ pub struct MountOptions {
     pub dev: bool,
     /// Run no programs from it.
     pub noexec: bool,
-    /// Never update access times.
-    pub noatime: bool,
+    /// What is shown of how access times are kept: the kernel leaves that to the volume.
+    pub access_times: AccessTimes,
     /// Mount over a directory that is not empty.
     pub nonempty: bool,
 }
@@ -370,7 +371,10 @@ fn flags(options: &MountOptions) -> MountFlags {
     flags.set(MountFlags::NODEV, !options.dev);
     flags.set(MountFlags::RDONLY, options.read_only);
     flags.set(MountFlags::NOEXEC, options.noexec);
-    flags.set(MountFlags::NOATIME, options.noatime);
+    let AccessTimes { files, directories } = options.access_times;
+    flags.set(MountFlags::NOATIME, files == Noted::Never);
+    flags.set(MountFlags::NODIRATIME, directories == Noted::Never && files != Noted::Never);
+    flags.set(MountFlags::STRICTATIME, files == Noted::Always);
     flags
 }
 
@@ -386,7 +390,7 @@ fn helper_options(options: &MountOptions) -> String {
         (options.allow_other.unwrap_or(is_root()), "allow_other"),
         (options.read_only, "ro"),
         (options.noexec, "noexec"),
-        (options.noatime, "noatime"),
+        (options.access_times.files == Noted::Never, "noatime"),
     ];
     words.extend(optional.into_iter().filter(|(wanted, _)| *wanted).map(|(_, word)| word.into()));
     words.join(",")

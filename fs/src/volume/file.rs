@@ -104,16 +104,16 @@ impl Volume {
         if open.truncate {
             self.show_change(inode, Change::Size).await?;
         }
-        if open.read && !open.no_atime && self.access_times && !self.cache.options().read_only {
+        if open.read && !open.no_atime && !self.cache.options().read_only {
             self.note_access(inode, attributes, now);
         }
         Ok(())
     }
 
-    /// relatime, at open: reads that the kernel answers from its own copies are never seen here.
+    /// At open: reads that the kernel answers from its own copies are never seen here.
     fn note_access(&self, inode: InodeId, mut attributes: Attributes, now: Timestamp) {
         self.nodes.merge_access(inode, &mut attributes);
-        if rules::access_is_due(&attributes, now) {
+        if self.access_times.is_due(&attributes, now) {
             self.nodes.access(inode, now);
         }
     }

@@ -35,6 +35,7 @@ pub use nodes::ROOT_NUMBER;
 pub use passthrough::Lent;
 pub use promises::{Promises, Reach};
 pub use rename::RenameMode;
+pub use rules::{AccessTimes, Noted};
 pub use shown::Shown;
 pub use space::Space;
 pub use xattr::SetXattr;
@@ -97,7 +98,7 @@ pub struct Volume {
     cache: Cache,
     clock: Arc<dyn Clock>,
     nodes: Nodes,
-    access_times: bool,
+    access_times: AccessTimes,
     promises: Promises,
     shown: Shown,
     /// The number of the newest open file.
@@ -121,7 +122,7 @@ impl Volume {
             cache,
             clock,
             nodes,
-            access_times: true,
+            access_times: AccessTimes::default(),
             promises,
             shown: Shown::default(),
             handles,
@@ -145,9 +146,9 @@ impl Volume {
         self.promises
     }
 
-    /// The same volume, with access times that stay as they are (`noatime`).
-    pub fn without_access_times(self) -> Self {
-        Self { access_times: false, ..self }
+    /// The same volume, which notes reads as `access_times` says.
+    pub fn with_access_times(self, access_times: AccessTimes) -> Self {
+        Self { access_times, ..self }
     }
 
     /// The cache under the volume: for draining, status and closing.

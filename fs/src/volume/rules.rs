@@ -57,8 +57,41 @@ pub(crate) fn inherit(parent: &Attributes, kind: Kind, gid: u32, mode: u32) -> (
     }
 }
 
+/// When reading is noted in access times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AccessTimes {
+    /// Of everything but directories.
+    pub files: Noted,
+    /// Of directories.
+    pub directories: Noted,
+}
+
+/// When a read is noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Noted {
+    /// `noatime`.
+    Never,
+    /// `relatime`: when the time that is noted is not after the last change, or a day old.
+    #[default]
+    Relative,
+    /// `strictatime`.
+    Always,
+}
+
+impl AccessTimes {
+    /// True if a read now is to be noted.
+    pub(crate) fn is_due(self, attributes: &Attributes, now: Timestamp) -> bool {
+        let noted = if attributes.kind == Kind::Directory { self.directories } else { self.files };
+        match noted {
+            Noted::Never => false,
+            Noted::Relative => access_is_due(attributes, now),
+            Noted::Always => true,
+        }
+    }
+}
+
 /// relatime: an access is recorded if the recorded one is not after the last change, or a day old.
-pub(crate) fn access_is_due(attributes: &Attributes, now: Timestamp) -> bool {
+fn access_is_due(attributes: &Attributes, now: Timestamp) -> bool {
     attributes.atime <= attributes.mtime
         || attributes.atime <= attributes.ctime
         || now.seconds.saturating_sub(attributes.atime.seconds) >= ATIME_MAX_AGE
@@ -149,6 +182,24 @@ mod tests {
         assert!(access_is_due(&a, at(200)));
         (a.mtime, a.ctime) = (at(50), at(150));
         assert!(access_is_due(&a, at(200)));
+    }
+
+    #[test]
+    fn access_times_of_files_and_directories_are_kept_as_asked() {
+        let now = Timestamp { seconds: 200, nanos: 0 };
+        let of = |kind, times: AccessTimes| {
+            let mut read = attributes(kind, 0o755);
+            read.atime = Timestamp { seconds: 100, nanos: 0 };
+            let again = times.is_due(&read, now);
+            read.ctime = now;
+            (times.is_due(&read, now), again)
+        };
+        let kinds = [Kind::File, Kind::Directory];
+        let all = |files, directories| kinds.map(|kind| of(kind, AccessTimes { files, directories }));
+        assert_eq!(all(Noted::Relative, Noted::Relative), [(true, false); 2]);
+        assert_eq!(all(Noted::Relative, Noted::Never), [(true, false), (false, false)]);
+        assert_eq!(all(Noted::Never, Noted::Never), [(false, false); 2]);
+        assert_eq!(all(Noted::Always, Noted::Always), [(true, true); 2]);
     }
 
     #[test]

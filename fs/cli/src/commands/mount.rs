@@ -9,7 +9,7 @@ use crate::{config, detach, heap, output, register, remote};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use strewn_fs::mount::MountOptions;
-use strewn_fs::volume::{Promises, Reach};
+use strewn_fs::volume::{AccessTimes, Noted, Promises, Reach};
 
 /// Mount a bucket, or a directory of one, as a drive
 ///
@@ -63,7 +63,7 @@ pub(crate) struct Mount {
     /// When the mount is to end: give up when the network takes nothing for so long [default: the deadline]
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     drain_timeout: Option<Duration>,
-    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nonempty, allow_suid, allow_dev
+    /// Options, separated by commas: ro, rw, allow_other, noexec, noatime, nodiratime, strictatime, nonempty, allow_suid, allow_dev
     /// (set-user-ID programs and device files work: give them only where you trust who writes to the bucket), encrypt-cache,
     /// nopolling (saves processors while requests come in quick succession, for less speed),
     /// nopassthrough (reads large files that are in the cache through the mount, too), uid=ID, gid=ID,
@@ -143,7 +143,8 @@ impl Mount {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let need = || Failure::usage(format!("-o {name} needs a value"));
         match name {
-            "" | "rw" | "defaults" | "_netdev" | "auto" | "noauto" | "user" | "nofail" => {}
+            "" | "rw" | "defaults" | "_netdev" | "auto" | "noauto" | "nofail" => {}
+            "user" | "users" | "nouser" | "nousers" | "owner" | "noowner" | "group" | "nogroup" => {}
             "ro" => self.read_only = true,
             "encrypt-cache" => self.encrypt_cache = true,
             "sync" => self.sync = ReachArg::parse(name, value)?,
@@ -151,14 +152,24 @@ impl Mount {
             "upload-delay" => self.upload_delay = Some(output::parse_duration(value).map_err(Failure::usage)?),
             "allow_other" => plan.allow_other = true,
             "noexec" => plan.noexec = true,
-            "noatime" => plan.noatime = true,
+            "noatime" => plan.access_times = AccessTimes { files: Noted::Never, directories: Noted::Never },
+            "nodiratime" => plan.access_times.directories = Noted::Never,
+            "strictatime" => plan.access_times = AccessTimes { files: Noted::Always, directories: Noted::Always },
+            "atime" | "diratime" | "relatime" | "norelatime" | "nostrictatime" => {}
             "nonempty" => plan.nonempty = true,
             "nopolling" => plan.nopolling = true,
             "nopassthrough" => plan.nopassthrough = true,
             // mount(8) keeps "suid" and "dev" to itself, since they are what it begins with.
             "suid" | "allow_suid" => plan.suid = true,
             "dev" | "allow_dev" => plan.dev = true,
-            "nosuid" | "nodev" | "exec" | "relatime" => {}
+            "nosuid" | "nodev" | "exec" => {}
+            // What is said of all file systems, and true of this one or of no concern to it.
+            "async" | "lazytime" | "nolazytime" | "silent" | "loud" | "iversion" | "noiversion" | "mand" | "nomand" => {
+            }
+            "remount" => {
+                return Err(Failure::usage("a drive cannot be remounted with other options")
+                    .hint("unmount it and mount it anew, or for ro and rw alone: mount -i -o remount,ro DIR"));
+            }
             "access" if value.is_empty() => return Err(need()),
             "access" => self.access.access = Some(value.to_owned()),
             "cache-dir" if value.is_empty() => return Err(need()),
