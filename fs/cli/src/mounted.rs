@@ -36,8 +36,9 @@ pub(crate) struct MountPlan {
     /// The device is not watched while requests come in quick succession.
     pub(crate) nopolling: bool,
     pub(crate) nopassthrough: bool,
-    pub(crate) suid: bool,
-    pub(crate) dev: bool,
+    /// Set-user-ID programs and device files work; they do not if nothing was said.
+    pub(crate) suid: Option<bool>,
+    pub(crate) dev: Option<bool>,
     pub(crate) cache_size: Option<u64>,
     /// Bytes for what is known of names and attributes.
     pub(crate) memory: Option<u64>,
@@ -235,7 +236,7 @@ fn kernel_options(plan: &MountPlan, mount: &Mount, read_only: bool) -> MountOpti
         noexec: plan.noexec,
         access_times: plan.access_times,
         nonempty: plan.nonempty,
-        suid: plan.suid,
-        dev: plan.dev,
+        suid: plan.suid.unwrap_or(false),
+        dev: plan.dev.unwrap_or(false),
     }
 }

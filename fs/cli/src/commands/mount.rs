@@ -160,9 +160,12 @@ impl Mount {
             "nopolling" => plan.nopolling = true,
             "nopassthrough" => plan.nopassthrough = true,
             // mount(8) keeps "suid" and "dev" to itself, since they are what it begins with.
-            "suid" | "allow_suid" => plan.suid = true,
-            "dev" | "allow_dev" => plan.dev = true,
-            "nosuid" | "nodev" | "exec" => {}
+            "suid" | "allow_suid" => drop(plan.suid.get_or_insert(true)),
+            "dev" | "allow_dev" => drop(plan.dev.get_or_insert(true)),
+            // Whoever forbids it has the last word, wherever it stands.
+            "nosuid" => plan.suid = Some(false),
+            "nodev" => plan.dev = Some(false),
+            "exec" => {}
             // What is said of all file systems, and true of this one or of no concern to it.
             "async" | "lazytime" | "nolazytime" | "silent" | "loud" | "iversion" | "noiversion" | "mand" | "nomand" => {
             }
@@ -252,5 +255,52 @@ fn deadline(text: &str) -> Outcome<Duration> {
     match text.parse() {
         Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
         _ => Err(Failure::usage(format!("deadline={text} is no positive number of seconds"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        mount: Mount,
+    }
+
+    fn plan(options: &str) -> Outcome<MountPlan> {
+        let mut mount = Line::parse_from(["mount", "drive", "/mnt", "-o", options]).mount;
+        let mut plan = MountPlan::default();
+        for option in std::mem::take(&mut mount.options) {
+            mount.apply(&option, &mut plan)?;
+        }
+        Ok(plan)
+    }
+
+    #[test]
+    fn who_forbids_programs_of_others_has_the_last_word() {
+        for (options, suid, dev) in [
+            ("rw,noexec", None, None),
+            ("allow_suid,allow_dev", Some(true), Some(true)),
+            ("nosuid,allow_suid,dev", Some(false), Some(true)),
+            ("allow_suid,allow_dev,nosuid,nodev", Some(false), Some(false)),
+        ] {
+            let plan = plan(options).unwrap();
+            assert_eq!((plan.suid, plan.dev), (suid, dev), "{options}");
+        }
+    }
+
+    #[test]
+    fn options_of_all_file_systems_are_accepted_and_others_are_not() {
+        let accepted =
+            "defaults,async,lazytime,relatime,diratime,norelatime,users,group,silent,_netdev,x-systemd.automount";
+        assert_eq!(plan(accepted).unwrap().access_times, AccessTimes::default());
+        let never = AccessTimes { files: Noted::Never, directories: Noted::Never };
+        assert_eq!(plan("noatime,nodiratime").unwrap().access_times, never);
+        assert_eq!(plan("nodiratime").unwrap().access_times, AccessTimes { files: Noted::Relative, ..never });
+        for (refused, why) in [("remount,ro", "remounted"), ("compress", "unknown"), ("sync", "sync=local")] {
+            assert!(plan(refused).unwrap_err().message().contains(why), "{refused}");
+        }
     }
 }
