@@ -376,6 +376,22 @@ async fn fallocate_extends_punches_and_zeroes() {
 }
 
 #[tokio::test]
+async fn more_than_there_is_room_for_is_not_allocated() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    f.bucket.set_quota(Some(100 << 20));
+    let a = file(v, ROOT_INODE, b"a").await;
+    for how in [Allocate::Extend, Allocate::KeepSize, Allocate::Zero] {
+        assert_eq!(errno(v.fallocate(ROOT, a, 0, 200 << 20, how).await), Errno::NOSPC);
+    }
+    assert_eq!(stat(v, a).await.attributes.size, 0);
+    v.fallocate(ROOT, a, 0, 90 << 20, Allocate::Extend).await.unwrap();
+    v.fallocate(ROOT, a, 0, 200 << 20, Allocate::PunchHole).await.unwrap();
+    // What is within the file takes no more room than its size said.
+    v.fallocate(ROOT, a, 1 << 20, 80 << 20, Allocate::Zero).await.unwrap();
+}
+
+#[tokio::test]
 async fn holes_are_found() {
     let f = Fixture::new().await;
     let v = &f.volume;

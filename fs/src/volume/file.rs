@@ -56,6 +56,9 @@ pub struct WriteMode {
     pub drop_set_id: bool,
 }
 
+/// Nobody asks how much room there is for fewer bytes than this.
+const ALLOCATE_UNASKED: u64 = 64 << 20;
+
 /// What fallocate(2) is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allocate {
@@ -167,7 +170,7 @@ impl Volume {
         }
     }
 
-    /// fallocate(2). Errors: `ENODEV` for what is no file, `EINVAL` for nothing, `EFBIG`.
+    /// fallocate(2). Errors: `ENODEV` for what is no file, `EINVAL` for nothing, `EFBIG`, `ENOSPC`.
     pub async fn fallocate(
         &self,
         caller: Caller,
@@ -181,6 +184,9 @@ impl Volume {
             return Err(Errno::INVAL.into());
         }
         let end = end_of(offset, length)?;
+        if how != Allocate::PunchHole {
+            self.check_room(inode, offset, end).await?;
+        }
         let now = self.now();
         let holes = matches!(how, Allocate::PunchHole | Allocate::ZeroKeepSize | Allocate::Zero);
         self.cache
@@ -206,6 +212,16 @@ impl Volume {
             })
             .await?;
         self.show_change(inode, if holes { Change::Hole(offset..end) } else { Change::Size }).await
+    }
+
+    /// What is allocated is not set aside, but what there is no room for even now is refused.
+    async fn check_room(&self, inode: InodeId, offset: u64, end: u64) -> Result<()> {
+        let size = self.cache.transact(|tx| Ok(file(tx, inode)?.size)).await?;
+        let more = end - offset.max(size).min(end);
+        match more > ALLOCATE_UNASKED && more > self.statfs().await.free {
+            true => Err(Errno::NOSPC.into()),
+            false => Ok(()),
+        }
     }
 
     /// The next data or hole at or after `offset`. Errors: `ENXIO` at and beyond the end, and where no more data follows.
