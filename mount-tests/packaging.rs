@@ -65,6 +65,17 @@ fn an_installation_mounts_by_its_helpers_and_can_be_taken_away() {
     assert!(as_asked && flags.contains("nodev"), "{flags}");
     sh(&mountpoint, "head -c 3000000 /dev/urandom > file; cp file ../copy; printf '#!/bin/sh\\n' > s; chmod +x s");
     assert!(fail(Command::new("sh").args(["-c", "./s"]).current_dir(&mountpoint)).contains("denied"), "noexec");
+    for (option, works) in [("ro", false), ("rw", true)] {
+        let options = format!("{option},nosuid,remount,user_id=0,default_permissions,uhelper=fuse.strewn");
+        let mut remount = drive.helper(&root.join("sbin/mount.strewn"));
+        remount.arg("strewn://drive/").arg(&mountpoint).args(["-o", &options]);
+        match rustix::process::geteuid().is_root() {
+            true => drop(run(remount)),
+            false => drop(fail(remount)),
+        }
+        let writes = std::fs::write(mountpoint.join("written"), "x").is_ok();
+        assert_eq!(writes, works || !rustix::process::geteuid().is_root(), "{option}");
+    }
     run(drive.helper(&root.join("sbin/umount.fuse.strewn")).arg(&mountpoint));
     assert!(!is_mounted(&mountpoint), "it waits until the drive is gone");
     let back = drive.beside("back");

@@ -2,12 +2,18 @@
 //!
 //! ```text
 //! mount.strewn SOURCE DIR [-sfnv] [-o OPTIONS]    ->  strewn mount --detach --quiet SOURCE DIR -o OPTIONS
+//! mount.strewn SOURCE DIR -o remount,OPTIONS      ->  mount -i -o remount,OPTIONS DIR, as far as they are the kernel's
 //! umount.fuse.strewn DIR [-flnrv]                 ->  strewn umount [--no-wait] [--lazy] DIR
 //! ```
 
 use crate::error::{Failure, Outcome};
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
+
+/// Options that the kernel can change on a mounted drive, also with "no" before them.
+const REMOUNTED: [&str; 9] = ["ro", "rw", "suid", "dev", "exec", "atime", "diratime", "relatime", "strictatime"];
 
 /// The arguments to parse: those given, or their translation if the program was called by a helper's name.
 pub(crate) fn arguments(given: impl Iterator<Item = OsString>) -> Outcome<Vec<OsString>> {
@@ -36,6 +42,10 @@ fn mount(given: &[OsString]) -> Outcome<Vec<OsString>> {
             _ => places.push(argument.clone()),
         }
     }
+    if let Some(words) = remount(&options) {
+        let failed = Command::new("mount").args(["-i", "-o", &words]).args(places.get(1)).exec();
+        return Err(Failure::new(format!("running mount -i -o {words}: {failed}")));
+    }
     let mut arguments: Vec<OsString> = ["strewn", "mount", "--detach"].map(OsString::from).into();
     arguments.extend(quiet.then(|| "--quiet".into()));
     for option in options {
@@ -44,6 +54,17 @@ fn mount(given: &[OsString]) -> Outcome<Vec<OsString>> {
     arguments.push("--".into());
     arguments.extend(places);
     Ok(arguments)
+}
+
+/// What the kernel is to change, if anything. The rest says how the drive is, as mount(8) repeats it.
+fn remount(options: &[OsString]) -> Option<String> {
+    let words: Vec<&str> =
+        options.iter().filter_map(|option| option.to_str()).flat_map(|text| text.split(',')).collect();
+    let is_changed = |word: &&&str| {
+        REMOUNTED.contains(word) || word.strip_prefix("no").is_some_and(|word| REMOUNTED.contains(&word))
+    };
+    let changed: Vec<&str> = words.iter().filter(is_changed).copied().collect();
+    words.contains(&"remount").then(|| [&["remount"], &changed[..]].concat().join(","))
 }
 
 fn umount(given: &[OsString]) -> Outcome<Vec<OsString>> {
@@ -66,6 +87,15 @@ mod tests {
     fn translate(line: &str) -> String {
         let words = arguments(line.split(' ').map(OsString::from)).unwrap();
         words.join(" ".as_ref()).into_string().unwrap()
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_a_remount() {
+        let words = |line: &str| remount(&[line.into()]);
+        let repeated = "ro,nosuid,relatime,remount,user_id=0,default_permissions,max_read=1048576,uhelper=fuse.strewn";
+        assert_eq!(words(repeated).as_deref(), Some("remount,ro,nosuid,relatime"));
+        assert_eq!(words("remount,rw,noexec,access=work").as_deref(), Some("remount,rw,noexec"));
+        assert_eq!(words("ro,noexec"), None);
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Mount {
             }
             "remount" => {
                 return Err(Failure::usage("a drive cannot be remounted with other options")
-                    .hint("unmount it and mount it anew, or for ro and rw alone: mount -i -o remount,ro DIR"));
+                    .hint("unmount it and mount it anew, or for ro, rw and the like: mount -o remount,ro DIR"));
             }
             "access" if value.is_empty() => return Err(need()),
             "access" => self.access.access = Some(value.to_owned()),
