@@ -154,3 +154,15 @@ fn what_was_looked_up_is_let_go_of_when_memory_is_short_and_nobody_notices() {
     assert_eq!(sh(&dir, "cat f* | grep -c changed").trim(), "1000");
     assert_eq!(fs::read_to_string(dir.join("f7")).unwrap(), "content 7\nchanged\n");
 }
+
+#[test]
+fn access_times_are_kept_as_the_mount_was_asked_to() {
+    let drive = Drive::network();
+    for (options, moves) in [(&[][..], true), (&["-o", "noatime"], false)] {
+        drive.mount_drive(options);
+        sh(drive.path(), "echo text > file; touch -a -d @1000000000 file");
+        let read = sh(drive.path(), "cat file; stat -c %X file");
+        assert_eq!(read.trim() != "text\n1000000000", moves, "{options:?}: {read}");
+        run(drive.strewn(["umount"]).arg(drive.path()));
+    }
+}

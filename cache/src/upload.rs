@@ -13,6 +13,7 @@ use crate::cut::tasks::Backoff;
 use crate::record::Mutation;
 use crate::shared::Shared;
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use strewn_engine::bucket::lease::Lapse;
@@ -188,6 +189,7 @@ impl Shared {
             Err(bucket::Error::Invalid(message)) if is_too_much(&queued.commit) => {
                 tracing::warn!("batch {} goes in parts: {message}", queued.commit.number);
                 self.make_anew().await?;
+                self.pace_refusals(&message)?;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
@@ -246,7 +248,7 @@ impl Shared {
     }
 
     /// Refusals that do not end are not tried again at once.
-    fn pace_refusals(&self, reason: &Refusal) -> Result<(), Error> {
+    fn pace_refusals(&self, reason: &impl Display) -> Result<(), Error> {
         let mut state = self.state.lock();
         state.pipeline.refusals += 1;
         match state.pipeline.refusals > MOST_REFUSALS {

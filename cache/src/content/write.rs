@@ -360,9 +360,9 @@ impl Shared {
         state.tree.touch(inode);
         state.pipeline.writes += 1;
         // They may have come together to a few.
-        if state.pipeline.writes >= cut::FULL_RANGES {
+        if state.pipeline.writes >= cut::COUNT_RANGES_EVERY {
             state.pipeline.writes = 0;
-            if state.tree.changed_ranges() >= cut::FULL_RANGES / 2 {
+            if state.tree.changed_ranges() >= cut::FULL_RANGES {
                 state.pipeline.hurry += 1;
                 self.bump();
             }

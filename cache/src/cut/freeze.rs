@@ -1,6 +1,6 @@
 //! Taking what is pending at one moment. Runs under the lock of the tree, and again when the journal is replayed.
 
-use super::limits::{Load, MOST_RANGES};
+use super::limits::{MOST_RANGES, Weight};
 use crate::Name;
 use crate::content::Digest;
 use crate::content::clones::Origin;
@@ -119,8 +119,7 @@ impl FrozenCut {
 
 impl Tree {
     /// Takes what is pending as cut `cut`; all of it, unless it is more than a batch can hold (after a crash between cuts, or a
-    /// conflict).
-    /// `None` if nothing is pending.
+    /// conflict). `None` if nothing is pending.
     pub(crate) fn freeze(&mut self, cut: u64) -> Option<FrozenCut> {
         let (orders, inodes) = self.choose();
         if orders.is_empty() && inodes.is_empty() {
@@ -145,7 +144,7 @@ impl Tree {
 
     /// The changes that go into the next cut: by order of becoming different, whole inodes with all their names.
     fn choose(&self) -> (Vec<u64>, Vec<InodeId>) {
-        if self.load().fits() {
+        if self.weight().fits() {
             return (self.changed_names.keys().copied().collect(), self.changed_inodes.values().copied().collect());
         }
         self.choose_oldest()
@@ -161,14 +160,14 @@ impl Tree {
             }
         }
         let (mut orders, mut inodes) = (HashSet::new(), HashSet::new());
-        let mut load = Load::default();
+        let mut weight = Weight::default();
         let mut queue: Vec<InodeId> = Vec::new();
         for (order, (directory, name)) in &self.changed_names {
-            if load.is_enough() {
+            if weight.is_enough() {
                 break;
             }
             if orders.insert(*order) {
-                load.add_name();
+                weight.add_name();
             }
             queue.extend(self.ends_of(*directory, name));
             while let Some(inode) = queue.pop() {
@@ -176,11 +175,11 @@ impl Tree {
                     if !inodes.insert(inode) {
                         continue;
                     }
-                    self.add_load(&mut load, inode);
+                    self.add_weight(&mut weight, inode);
                 }
                 for order in names_of.remove(&inode).into_iter().flatten() {
                     if orders.insert(order) {
-                        load.add_name();
+                        weight.add_name();
                     }
                     let (directory, name) = &self.changed_names[&order];
                     queue.extend(self.ends_of(*directory, name));
@@ -189,11 +188,11 @@ impl Tree {
         }
         if orders.is_empty() {
             for inode in self.changed_inodes.values() {
-                if load.is_enough() {
+                if weight.is_enough() {
                     break;
                 }
                 inodes.insert(*inode);
-                self.add_load(&mut load, *inode);
+                self.add_weight(&mut weight, *inode);
             }
         }
         let mut orders: Vec<u64> = orders.into_iter().collect();
@@ -292,7 +291,7 @@ impl Tree {
             source: Source::Memory(Arc::default()),
             inlined: None,
         };
-        let (mut dirty, mut left) = (0, false);
+        let (mut dirty, mut left, mut more) = (0, 0, false);
         if let Some(content) = node.content.as_deref_mut()
             && !content.dirty.is_empty()
         {
@@ -304,7 +303,7 @@ impl Tree {
                 Some(_) => ranges.by_ref().collect(),
             });
             content.dirty = ranges.collect();
-            (dirty, left) = (dirty - content.dirty_bytes(), !content.dirty.is_empty());
+            (left, more) = (content.dirty_bytes(), !content.dirty.is_empty());
             frozen.clones = content.freeze_clones(cut, frozen.attributes.size);
             frozen.inlined = content.inlined;
             content.inlined = content.inlined.map(|bytes| bytes + inline_bytes(&frozen));
@@ -322,9 +321,9 @@ impl Tree {
             };
             content.frozen.push(Frozen { cut, ranges: frozen.ranges.clone(), unsealed });
         }
-        self.dirty_bytes -= dirty;
+        self.dirty_bytes = self.dirty_bytes + left - dirty;
         self.in_cut(cut).inodes.push(inode);
-        if left {
+        if more {
             self.mark_dirty(inode);
         }
         Some(frozen)

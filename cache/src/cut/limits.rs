@@ -7,22 +7,23 @@ use strewn_engine::ids::InodeId;
 
 /// Most changed ranges in one cut. Each becomes an extent and a run, or two where a window ends in it.
 pub(crate) const MOST_RANGES: usize = MAX_RUNS / 2;
-/// Most bytes of a batch, by what [`Load`] takes them to be.
+/// Most bytes of a batch, by what [`Weight`] takes them to be.
 const MOST_BATCH: usize = MAX_COMMIT_BYTES / 4 * 3;
-/// At least what one of these takes in a batch, in bytes, without its name, attributes and inline bytes.
+/// Bytes in a batch that none of these takes more of: a name, and an inode and a range without extended attributes, link target and
+/// inline bytes.
 const NAME: usize = 640;
 const INODE: usize = 640;
 const RANGE: usize = 320;
 
 /// What a batch would hold.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Load {
+pub(crate) struct Weight {
     operations: usize,
     ranges: usize,
     bytes: usize,
 }
 
-impl Load {
+impl Weight {
     pub(crate) fn add_name(&mut self) {
         self.operations += 1;
         self.bytes += NAME;
@@ -57,15 +58,15 @@ pub(crate) fn is_too_much(commit: &Commit) -> bool {
 
 impl Tree {
     /// What a batch of everything that is pending would hold.
-    pub(crate) fn load(&self) -> Load {
-        let mut load = Load::default();
-        self.changed_names.values().for_each(|_| load.add_name());
-        self.changed_inodes.values().for_each(|inode| self.add_load(&mut load, *inode));
-        load
+    pub(crate) fn weight(&self) -> Weight {
+        let mut weight = Weight::default();
+        self.changed_names.values().for_each(|_| weight.add_name());
+        self.changed_inodes.values().for_each(|inode| self.add_weight(&mut weight, *inode));
+        weight
     }
 
-    pub(crate) fn add_load(&self, load: &mut Load, inode: InodeId) {
-        self.node(inode).into_iter().for_each(|node| load.add_inode(node));
+    pub(crate) fn add_weight(&self, weight: &mut Weight, inode: InodeId) {
+        self.node(inode).into_iter().for_each(|node| weight.add_inode(node));
     }
 
     /// Ranges of all files that are changed.

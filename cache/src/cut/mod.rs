@@ -26,7 +26,9 @@ pub(crate) const FULL_PART: u64 = 4;
 /// Writers wait while more bytes than this wait for a cut.
 pub(crate) const MOST_BYTES: u64 = 2 * FULL_BYTES;
 /// Changed ranges that are taken at once when they have come together: each becomes an extent.
-pub(crate) const FULL_RANGES: usize = 16_384;
+pub(crate) const FULL_RANGES: usize = 8_192;
+/// They are counted after so many writes, of which each makes one more at most.
+pub(crate) const COUNT_RANGES_EVERY: usize = 16_384;
 /// With so many cuts on their way no further one is made, unless limits force it: overwrites coalesce meanwhile.
 pub(crate) const ENOUGH_UNSENT: usize = 3;
 /// Most cuts on their way; beyond it writers wait.

@@ -114,12 +114,12 @@ const LEAVING: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Asks the process that has the cache to leave it to this one, which it does if its drive was unmounted and it only waits for
-/// the network. False if it does not.
+/// the network. False if it does not, or says nothing at all.
 async fn hand_over(mount: &Mount) -> bool {
     let socket = mount.socket.clone();
-    let asked = tokio::task::spawn_blocking(move || control::ask(&socket, &Request::HandOver, |_| {})).await;
-    // One that does not answer is about to end.
-    !matches!(asked, Ok(Ok(Reply::Failed { .. })))
+    let asked = tokio::task::spawn_blocking(move || control::ask(&socket, &Request::HandOver, |_| {}));
+    // One that hangs up without an answer is about to end.
+    matches!(tokio::time::timeout(LEAVING, asked).await, Ok(reply) if !matches!(reply, Ok(Ok(Reply::Failed { .. }))))
 }
 
 /// A drive in the kernel's tree of files.

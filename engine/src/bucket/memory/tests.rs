@@ -192,6 +192,9 @@ fn directories_stay_a_tree() {
     mount.apply(nested.concat());
     let into = |parent: u8, child: u8| set(id(parent), 90, None, Some(target(child, Kind::Directory)));
     mount.refused(vec![set(ROOT, 10, Some(10), None), into(12, 10)], 1, Refusal::Cycle);
+    // What else is wrong may come of it, so it is said first.
+    let nameless = Operation::PutInode(put(99, Kind::File, 0));
+    mount.refused(vec![nameless, set(ROOT, 10, Some(10), None), into(12, 10)], 2, Refusal::Cycle);
     // Two moves that close a cycle only together.
     let together = vec![set(ROOT, 10, Some(10), None), into(20, 10), set(ROOT, 20, Some(20), None), into(11, 20)];
     mount.refused(together, 1, Refusal::Cycle);
