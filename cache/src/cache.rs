@@ -1,6 +1,7 @@
 //! The public face of the cache.
 
 use crate::content::read::blocking;
+use crate::cut::queue::WHOLE_BATCHES;
 use crate::cut::tasks;
 use crate::disk::{Disk, FileDisk, OpenError};
 use crate::foreground::Foreground;
@@ -155,6 +156,7 @@ impl Cache {
             progress: watch::channel(0).0,
             loading: Mutex::new(HashMap::new()),
             sources: Mutex::new(LruCache::new(OPEN_SEGMENTS)),
+            batches: Mutex::new(LruCache::new(WHOLE_BATCHES)),
             closing: closing.clone(),
             closed: AtomicBool::new(false),
             counters: Counters::default(),

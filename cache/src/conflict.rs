@@ -24,7 +24,7 @@ pub(crate) use list::Copied;
 use crate::content::Digest;
 use crate::content::map::{Fill, Part};
 use crate::content::read::Keep;
-use crate::cut::batch::Queued;
+use crate::cut::batch::Batch;
 use crate::cut::seal::draw;
 use crate::load::Gone;
 use crate::record::{Adopt, Mutation, Rebase};
@@ -105,6 +105,63 @@ impl InodeFound {
 }
 
 impl OnTheWay {
+    fn note_batch(&mut self, state: &State, batch: &Batch) {
+        self.first = self.first.min(batch.cut);
+        self.number = self.number.min(batch.commit.number - 1);
+        let plain: BTreeSet<(InodeId, Name)> = state.tree.names_in_cut(batch.cut).cloned().collect();
+        let mut sealed = BTreeMap::new();
+        for (directory, name) in plain {
+            let Some(key) = state.tree.node(directory).map(|node| node.key.clone()) else { continue };
+            sealed.insert((directory, DirectoryKeys::new(&key).encrypt_name(directory, &name)), name);
+        }
+        for operation in &batch.commit.operations {
+            match operation {
+                Operation::SetEntry(set) => {
+                    let Some(name) = sealed.get(&(set.parent, set.name.clone())) else { continue };
+                    let known = NameFound { expected: set.expected, found: None };
+                    self.names.entry((set.parent, name.clone())).or_insert(known);
+                }
+                Operation::PutInode(put) => {
+                    let fresh = InodeFound { expected: put.expected_version, ..InodeFound::default() };
+                    self.inodes.entry(put.inode).or_insert(fresh).note_put(put);
+                }
+            }
+        }
+    }
+
+    /// Notes what cuts took of which no batch was made, and what else is concerned.
+    fn note_taken(&mut self, state: &State) {
+        let taken = state.pipeline.drafts.iter().map(|(cut, _)| cut).chain(&state.pipeline.frozen);
+        for cut in taken {
+            self.first = self.first.min(cut.cut);
+            for name in &cut.names {
+                let known = NameFound { expected: name.expected, found: None };
+                self.names.entry((name.directory, name.name.clone())).or_insert(known);
+            }
+            for inode in &cut.inodes {
+                let fresh = InodeFound { expected: inode.expected_version, ..InodeFound::default() };
+                let found = self.inodes.entry(inode.inode).or_insert(fresh);
+                found.changed |= !inode.ranges.is_empty();
+                found.ranges.extend(inode.ranges.iter().cloned());
+            }
+        }
+        for (inode, found) in &mut self.inodes {
+            // What no cut has taken goes as well if the content is somebody else's.
+            let content = state.tree.node(*inode).and_then(|node| node.content.as_deref());
+            found.changed |= content.is_some_and(|content| !content.dirty.is_empty());
+            found.changes = changes_of(state, *inode);
+        }
+        self.add_moves(state);
+        // Directories that only names changed in, and what only got another name, may be gone.
+        let named = self.names.keys().filter_map(|(directory, name)| state.tree.child_of(*directory, name));
+        let concerned: Vec<InodeId> = self.names.keys().map(|(directory, _)| *directory).chain(named).collect();
+        for inode in concerned {
+            let expected = state.tree.node(inode).map_or(0, |node| node.version);
+            let probe = InodeFound { expected, probe: true, ..InodeFound::default() };
+            self.inodes.entry(inode).or_insert(probe);
+        }
+    }
+
     /// True if somebody else removed a file whose content was not changed here, and is not here as a whole: it cannot come
     /// back, whatever else changed here.
     fn is_lost(&self, state: &State, inode: InodeId) -> bool {
@@ -188,12 +245,12 @@ impl Shared {
     /// Deals with a refusal of one of the operations of a batch.
     pub(crate) async fn resolve(
         self: &Arc<Self>,
-        queued: &Arc<Queued>,
+        batch: &Batch,
         operation: usize,
         reason: &Refusal,
     ) -> Result<(), Error> {
-        tracing::warn!("batch {} lost against another writer: {reason}", queued.commit.number);
-        let refused = queued.commit.operations.get(operation).map(|operation| Refused { operation, reason });
+        tracing::warn!("batch {} lost against another writer: {reason}", batch.commit.number);
+        let refused = batch.commit.operations.get(operation).map(|operation| Refused { operation, reason });
         self.take_apart(None, refused).await
     }
 
@@ -224,7 +281,7 @@ impl Shared {
         stream: Option<MountId>,
         refused: Option<Refused<'_>>,
     ) -> Result<(), Error> {
-        let mut way = self.on_the_way();
+        let mut way = self.on_the_way().await?;
         self.bring_here(&way).await?;
         self.ask_all(&mut way).await?;
         way.inodes.values_mut().for_each(InodeFound::add_cut_off);
@@ -249,45 +306,25 @@ impl Shared {
     }
 
     /// Collects what all cuts on their way changed.
-    fn on_the_way(&self) -> OnTheWay {
-        let state = self.state.lock();
-        let pipeline = &state.pipeline;
-        let mut way = OnTheWay { first: u64::MAX, number: pipeline.number, ..OnTheWay::default() };
-        for queued in &pipeline.queued {
-            way.first = way.first.min(queued.cut);
-            way.number = way.number.min(queued.commit.number - 1);
-            note_batch(&mut way, &state, queued);
+    async fn on_the_way(self: &Arc<Self>) -> Result<OnTheWay, Error> {
+        let number = self.state.lock().pipeline.number;
+        let mut way = OnTheWay { first: u64::MAX, number, ..OnTheWay::default() };
+        let mut noted = 0;
+        loop {
+            let next = {
+                let state = self.state.lock();
+                let next = state.pipeline.queued.iter().map(|queued| queued.cut).find(|cut| *cut > noted);
+                let Some(next) = next else {
+                    way.note_taken(&state);
+                    return Ok(way);
+                };
+                next
+            };
+            // None leaves the queue meanwhile, but more may come.
+            let batch = self.whole_batch(next).await?;
+            way.note_batch(&self.state.lock(), &batch);
+            noted = next;
         }
-        let taken = pipeline.drafts.iter().map(|(cut, _)| cut).chain(&pipeline.frozen);
-        for cut in taken {
-            way.first = way.first.min(cut.cut);
-            for name in &cut.names {
-                let known = NameFound { expected: name.expected, found: None };
-                way.names.entry((name.directory, name.name.clone())).or_insert(known);
-            }
-            for inode in &cut.inodes {
-                let fresh = InodeFound { expected: inode.expected_version, ..InodeFound::default() };
-                let found = way.inodes.entry(inode.inode).or_insert(fresh);
-                found.changed |= !inode.ranges.is_empty();
-                found.ranges.extend(inode.ranges.iter().cloned());
-            }
-        }
-        for (inode, found) in &mut way.inodes {
-            // What no cut has taken goes as well if the content is somebody else's.
-            let content = state.tree.node(*inode).and_then(|node| node.content.as_deref());
-            found.changed |= content.is_some_and(|content| !content.dirty.is_empty());
-            found.changes = changes_of(&state, *inode);
-        }
-        way.add_moves(&state);
-        // Directories that only names changed in, and what only got another name, may be gone.
-        let named = way.names.keys().filter_map(|(directory, name)| state.tree.child_of(*directory, name));
-        let concerned: Vec<InodeId> = way.names.keys().map(|(directory, _)| *directory).chain(named).collect();
-        for inode in concerned {
-            let expected = state.tree.node(inode).map_or(0, |node| node.version);
-            let probe = InodeFound { expected, probe: true, ..InodeFound::default() };
-            way.inodes.entry(inode).or_insert(probe);
-        }
-        way
     }
 
     /// Brings data of batches here that was evicted: it can still be read from the sealed files.
@@ -384,6 +421,7 @@ impl Shared {
         state.pipeline.taken_apart = true;
         (state.pipeline.mount, state.pipeline.number) = (mount, number);
         let gone = state.pipeline.dequeue_all();
+        self.batches.lock().clear();
         let segments: Vec<_> = gone.iter().flat_map(|queued| queued.segments.clone()).collect();
         let drafts = state.pipeline.drafts.drain(..).flat_map(|(_, sealed)| sealed.segments).collect::<Vec<_>>();
         self.outgoing.forget(segments.iter().chain(&drafts).map(|segment| segment.id));
@@ -545,28 +583,6 @@ fn rebase(
     record.push(Mutation::Rebase(Rebase { inode, version: row.version, content: digest.hash, foreign }));
     record.extend(Mutation::counted(inode, digest));
     Ok(())
-}
-
-fn note_batch(way: &mut OnTheWay, state: &State, queued: &Queued) {
-    let plain: BTreeSet<(InodeId, Name)> = state.tree.names_in_cut(queued.cut).cloned().collect();
-    let mut sealed = BTreeMap::new();
-    for (directory, name) in plain {
-        let Some(key) = state.tree.node(directory).map(|node| node.key.clone()) else { continue };
-        sealed.insert((directory, DirectoryKeys::new(&key).encrypt_name(directory, &name)), name);
-    }
-    for operation in &queued.commit.operations {
-        match operation {
-            Operation::SetEntry(set) => {
-                let Some(name) = sealed.get(&(set.parent, set.name.clone())) else { continue };
-                let known = NameFound { expected: set.expected, found: None };
-                way.names.entry((set.parent, name.clone())).or_insert(known);
-            }
-            Operation::PutInode(put) => {
-                let fresh = InodeFound { expected: put.expected_version, ..InodeFound::default() };
-                way.inodes.entry(put.inode).or_insert(fresh).note_put(put);
-            }
-        }
-    }
 }
 
 /// What a range change did to the bytes of a file.

@@ -151,14 +151,14 @@ impl Shared {
 
 /// Files and operations that the network does not have.
 fn pending(state: &State) -> (u64, u64) {
-    let queued: usize = state.pipeline.queued.iter().map(|queued| queued.commit.operations.len()).sum();
+    let queued: usize = state.pipeline.queued.iter().map(|queued| queued.operations).sum();
     let taken = state.pipeline.frozen.iter().chain(state.pipeline.drafts.iter().map(|(cut, _)| cut));
     let (mut files, mut operations) = (state.tree.changed_inodes.len(), state.tree.pending_operations() + queued);
     for cut in taken {
         files += cut.inodes.len();
         operations += cut.names.len() + cut.inodes.len();
     }
-    files += state.pipeline.queued.iter().map(|queued| queued.puts().count()).sum::<usize>();
+    files += state.pipeline.queued.iter().map(|queued| queued.puts().len()).sum::<usize>();
     (files as u64, operations as u64)
 }
 

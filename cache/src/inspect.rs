@@ -7,7 +7,8 @@
 //! their bytes), and the index. Data files have no checksums: that pending bytes are there and can be read is all that can
 //! be said of them.
 
-use crate::cut::batch::Queued;
+use crate::cut::batch::Batch;
+use crate::cut::queue::Queued;
 use crate::data::DataId;
 use crate::disk::{Disk, FileDisk, OpenError};
 use crate::journal::{self, BootId, Recovered};
@@ -144,9 +145,8 @@ impl CacheDirectory {
         Ok(DirectoryStatus {
             bucket: identity.bucket,
             root: identity.root,
-            pending_files: survey.files + queued.iter().map(|queued| queued.puts().count() as u64).sum::<u64>(),
-            pending_operations: survey.operations
-                + queued.iter().map(|queued| queued.commit.operations.len() as u64).sum::<u64>(),
+            pending_files: survey.files + queued.iter().map(|queued| queued.puts().len() as u64).sum::<u64>(),
+            pending_operations: survey.operations + queued.iter().map(|queued| queued.operations as u64).sum::<u64>(),
             pending_bytes: survey.bytes + queued.iter().map(|queued| queued.bytes).sum::<u64>(),
             clean_bytes: data - dirty,
             cache_bytes,
@@ -189,10 +189,10 @@ impl CacheDirectory {
             }
         };
         for cut in &survey.queued {
-            match self.read_batch(*cut) {
+            match Batch::read(&self.store, *cut) {
                 Err(error) => note(format!("batch {cut}"), &error),
-                Ok(queued) => {
-                    for segment in &queued.segments {
+                Ok(batch) => {
+                    for segment in &batch.segments {
                         match self.store.open_segment(segment.id) {
                             Ok(source) if source.len() == segment.length => {}
                             Ok(source) => note(
@@ -259,12 +259,8 @@ impl CacheDirectory {
     }
 
     fn queued(&self, survey: &Survey) -> Result<Vec<Queued>, Error> {
-        survey.queued.iter().map(|cut| self.read_batch(*cut)).collect()
-    }
-
-    fn read_batch(&self, cut: u64) -> Result<Queued, Error> {
-        let bytes = self.store.read_cut(cut)?;
-        Queued::parse(&bytes).map_err(|error| Error::Corrupt(format!("batch of cut {cut}: {error}")))
+        let read = |cut: &u64| Ok(Queued::of(&Batch::read(&self.store, *cut)?));
+        survey.queued.iter().map(read).collect()
     }
 
     fn read_needed(&self, needed: &recover::Needed) -> Result<(), Error> {

@@ -301,7 +301,7 @@ impl Shared {
     /// A file that somebody else removed, or replaced while it was changed here, is `gone`: an error, or as if it never had
     /// been, which is for what only concerns what was changed here.
     pub(crate) async fn load_extents(
-        &self,
+        self: &Arc<Self>,
         inode: InodeId,
         key: &Key,
         windows: &BTreeSet<u64>,
@@ -326,7 +326,7 @@ impl Shared {
 
     /// `None` if something was committed or changed in between, so that what was read may not fit together.
     async fn try_load_extents(
-        &self,
+        self: &Arc<Self>,
         inode: InodeId,
         key: &Key,
         windows: &BTreeSet<u64>,
@@ -373,14 +373,14 @@ impl Shared {
             }
             version = expected;
         }
+        let Some(queued) = self.queued_puts(inode).await? else { return Ok(None) };
         let state = self.state.lock();
         let pipeline = &state.pipeline;
-        if pipeline.epoch != epoch || pipeline.left - left > pipeline.recent.len() as u64 {
+        if pipeline.epoch != epoch || pipeline.left - left > pipeline.recent.len() as u64 || !queued.are_all(pipeline) {
             return Ok(None);
         }
         // Batches that were committed meanwhile count only if what was read is from before them.
-        let (recent, queued) = (pipeline.recent.iter().map(|sent| &**sent), pipeline.queued.iter().map(|sent| &**sent));
-        let puts = batch::puts_after(inode, (version, shown.as_ref()), recent, queued);
+        let puts = batch::puts_after((version, shown.as_ref()), pipeline.recent_puts(inode), &queued.puts);
         let Base { tags, windows: mut loaded, .. } = base;
         let renewed = |number: &u64| {
             let extents = loaded.remove(number).unwrap_or_default();
@@ -396,24 +396,24 @@ impl Shared {
 
     /// True if a queued batch puts the inode.
     fn is_queued(&self, inode: InodeId) -> bool {
-        self.state.lock().pipeline.queued.iter().any(|queued| queued.puts().any(|put| put == inode))
+        self.state.lock().pipeline.queued.iter().any(|queued| queued.put_of(inode).is_some())
     }
 
     /// True if a row is not what changes here are made on: what is left of the file as it was is not on the network any more.
     fn is_foreign_base(&self, inode: InodeId, row: &Inode) -> bool {
         let state = self.state.lock();
         let Some(node) = state.tree.node(inode).filter(|node| node.is_put()) else { return false };
-        let recent = state.pipeline.recent.iter().filter_map(|sent| sent.put_of(inode));
+        let recent = || state.pipeline.recent_puts(inode);
         let queued = || state.pipeline.queued.iter().filter_map(|queued| queued.put_of(inode));
         let frozen = state.pipeline.drafts.iter().map(|(cut, _)| cut).chain(&state.pipeline.frozen);
         let taken = frozen.flat_map(|cut| &cut.inodes).find(|taken| taken.inode == inode);
         // The oldest change on its way was made on what the network has. A later one that bears a row's number is ours only if
         // the row is as we put it: others give the same numbers.
         let oldest = queued().map(|put| put.expected_version).chain(taken.map(|taken| taken.expected_version)).next();
-        let is_ours = recent.clone().chain(queued()).any(|put| put.record == row.record);
+        let is_ours = recent().any(|put| put.record == row.record) || queued().any(|put| put.puts(&row.record));
         oldest.unwrap_or(node.version) != row.version
             && !is_ours
-            && !recent.clone().any(|put| put.expected_version == row.version)
+            && !recent().any(|put| put.expected_version == row.version)
     }
 
     /// True if a queued batch creates the inode: the network does not know it yet.

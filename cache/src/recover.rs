@@ -16,7 +16,8 @@
 
 use crate::content::Digest;
 use crate::content::map::{Backing, Fill, MAX_MEMORY};
-use crate::cut::batch::Queued;
+use crate::cut::batch::Batch;
+use crate::cut::queue::Queued;
 use crate::cut::seal::draw;
 use crate::data::DataId;
 use crate::failure::Failures;
@@ -411,11 +412,9 @@ impl<'a> Replay<'a> {
             }
         }
         for cut in std::mem::take(&mut self.queued) {
-            let bytes = self.store.read_cut(cut)?;
-            let queued =
-                Queued::parse(&bytes).map_err(|error| Error::Corrupt(format!("batch of cut {cut}: {error}")))?;
+            let batch = Batch::read(self.store, cut)?;
             self.pipeline.ages.push_back((cut, Instant::now()));
-            self.pipeline.enqueue(Arc::new(queued));
+            self.pipeline.enqueue(Queued::of(&batch));
         }
         let (tree, pipeline) = (self.tree, self.pipeline);
         let (failures, unsynced_since) = (Failures::default(), Instant::now());

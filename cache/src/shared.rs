@@ -7,8 +7,9 @@
 use crate::Name;
 use crate::conflict::Copied;
 use crate::content::Digest;
-use crate::cut::batch::Queued;
+use crate::cut::batch::Batch;
 use crate::cut::freeze::FrozenCut;
+use crate::cut::queue::Queued;
 use crate::cut::seal::{Sealed, Segment};
 use crate::failure::Failures;
 use crate::foreground::Foreground;
@@ -29,8 +30,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-use strewn_engine::bucket::{self, BucketService, Operation, RunPlace, SegmentSource};
-use strewn_engine::ids::{InodeId, MountId, RunId, SegmentId};
+use strewn_engine::bucket::{self, BucketService, PutInode, SegmentSource};
+use strewn_engine::ids::{InodeId, MountId, SegmentId};
 use tokio::sync::{mpsc, watch};
 
 /// Runs of a transaction's closure with loads in between before it is given up: a directory that changes all the time.
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) loading: Mutex<HashMap<Missing, watch::Receiver<()>>>,
     /// Sealed segments opened lately.
     pub(crate) sources: Mutex<LruCache<SegmentId, Arc<dyn SegmentSource>>>,
+    /// Batches read lately.
+    pub(crate) batches: Mutex<LruCache<u64, Arc<Batch>>>,
     /// Goes up when the cache is closed.
     pub(crate) closing: watch::Sender<bool>,
     /// Nothing is done any more.
@@ -124,12 +127,10 @@ pub(crate) struct Pipeline {
     pub(crate) drafts: VecDeque<(Arc<FrozenCut>, Sealed)>,
     /// Batches, not committed.
     pub(crate) queued: VecDeque<Arc<Queued>>,
-    /// The newest batches that left the queue, oldest first: loads that began before still need them.
-    pub(crate) recent: VecDeque<Arc<Queued>>,
+    /// What the newest batches put that left the queue, oldest first: loads that began before still need them.
+    pub(crate) recent: VecDeque<Vec<PutInode>>,
     /// Batches that left the queue since the cache was opened.
     pub(crate) left: u64,
-    /// Where the runs of queued batches lie.
-    pub(crate) runs: HashMap<RunId, RunPlace>,
     /// Inodes that queued batches create.
     pub(crate) created: HashSet<InodeId>,
     /// Of the content of files in batches made since the pipeline was last empty.
@@ -175,7 +176,6 @@ impl Pipeline {
             queued: VecDeque::new(),
             recent: VecDeque::new(),
             left: 0,
-            runs: HashMap::new(),
             created: HashSet::new(),
             digests: HashMap::new(),
             ages: VecDeque::new(),
@@ -218,25 +218,28 @@ impl Pipeline {
     }
 
     /// Adds a batch, and makes its runs readable before the network has them.
-    pub(crate) fn enqueue(&mut self, queued: Arc<Queued>) {
-        self.runs.extend(queued.commit.runs.iter().map(|new| (new.run, new.place.clone())));
-        self.created.extend(created(&queued));
-        self.queued.push_back(queued);
+    pub(crate) fn enqueue(&mut self, queued: Queued) {
+        self.created.extend(queued.created());
+        self.queued.push_back(Arc::new(queued));
     }
 
-    /// Takes the oldest batch off the queue.
-    pub(crate) fn dequeue(&mut self) -> Option<Arc<Queued>> {
-        let queued = self.queued.pop_front()?;
+    /// Takes the oldest batch off the queue, which is this one.
+    pub(crate) fn dequeue(&mut self, batch: &Batch) {
+        let Some(queued) = self.queued.pop_front() else { return };
         self.forget(&queued);
         self.left += 1;
-        self.recent.push_back(queued.clone());
+        self.recent.push_back(batch.puts().cloned().collect());
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
         if self.unsent() == 0 {
             self.digests.clear();
         }
-        Some(queued)
+    }
+
+    /// What the newest batches put of an inode that left the queue.
+    pub(crate) fn recent_puts(&self, inode: InodeId) -> impl Iterator<Item = &PutInode> {
+        self.recent.iter().flatten().filter(move |put| put.inode == inode)
     }
 
     /// Takes all batches off the queue.
@@ -247,20 +250,10 @@ impl Pipeline {
     }
 
     fn forget(&mut self, queued: &Queued) {
-        queued.commit.runs.iter().for_each(|new| {
-            self.runs.remove(&new.run);
-        });
-        created(queued).for_each(|inode| {
+        queued.created().for_each(|inode| {
             self.created.remove(&inode);
         });
     }
-}
-
-fn created(queued: &Queued) -> impl Iterator<Item = InodeId> {
-    queued.commit.operations.iter().filter_map(|operation| match operation {
-        Operation::PutInode(put) if put.expected_version == 0 => Some(put.inode),
-        _ => None,
-    })
 }
 
 impl State {

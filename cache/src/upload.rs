@@ -6,8 +6,9 @@
 
 use crate::Error;
 use crate::content::read::blocking;
-use crate::cut::batch::Queued;
+use crate::cut::batch::Batch;
 use crate::cut::limits::is_too_much;
+use crate::cut::queue::Queued;
 use crate::cut::seal::Segment;
 use crate::cut::tasks::Backoff;
 use crate::record::Mutation;
@@ -153,23 +154,24 @@ impl Shared {
     async fn commit(self: &Arc<Self>, queued: &Arc<Queued>) -> Result<bool, Error> {
         // The network must never be ahead of what a power cut leaves here: it would look like another writer's work.
         self.journal.sync(self.journal.last()).await?;
-        let result = self.send_batch(&queued.commit).await;
+        let batch = self.whole_batch(queued.cut).await?;
+        let result = self.send_batch(&batch.commit).await;
         self.note_network(&result);
         match result {
             Ok(CommitReply::Applied { .. }) => {
-                self.committed(queued)?;
+                self.committed(queued, &batch)?;
                 Ok(true)
             }
             Ok(CommitReply::Refused { operation, reason }) => {
-                tracing::warn!("batch {} was refused at operation {operation}: {reason}", queued.commit.number);
+                tracing::warn!("batch {} was refused at operation {operation}: {reason}", queued.number);
                 // What was cloned may be gone: then its bytes go up, which is no trouble.
                 if let Refusal::BadExtents(_) = reason
-                    && !queued.has_clones()
+                    && !batch.has_clones()
                 {
                     // Segments that waited for too long may have been collected: they are put again, then it is tried anew.
                     self.note_error(Error::Network(bucket::Error::Invalid(reason.to_string())));
                 }
-                self.resolve(queued, operation as usize, &reason).await?;
+                self.resolve(&batch, operation as usize, &reason).await?;
                 self.pace_refusals(&reason)?;
                 Ok(false)
             }
@@ -181,13 +183,13 @@ impl Shared {
                 Ok(false)
             }
             // Others moved what was cloned to where the grant does not reach. If it is about something else, it shows again.
-            Err(bucket::Error::Forbidden(message)) if queued.has_clones() => {
-                tracing::warn!("batch {} may not refer to what was cloned: {message}", queued.commit.number);
+            Err(bucket::Error::Forbidden(message)) if batch.has_clones() => {
+                tracing::warn!("batch {} may not refer to what was cloned: {message}", queued.number);
                 self.make_anew().await?;
                 Ok(false)
             }
-            Err(bucket::Error::Invalid(message)) if is_too_much(&queued.commit) => {
-                tracing::warn!("batch {} goes in parts: {message}", queued.commit.number);
+            Err(bucket::Error::Invalid(message)) if is_too_much(&batch.commit) => {
+                tracing::warn!("batch {} goes in parts: {message}", queued.number);
                 self.make_anew().await?;
                 self.pace_refusals(&message)?;
                 Ok(false)
@@ -210,14 +212,15 @@ impl Shared {
     }
 
     /// The network has the oldest batch: what only waited for it goes.
-    fn committed(&self, queued: &Queued) -> Result<(), Error> {
+    fn committed(&self, queued: &Queued, batch: &Batch) -> Result<(), Error> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.pipeline.queued.front().is_none_or(|front| front.cut != queued.cut) {
             return Ok(());
         }
         state.append(&self.journal, &[Mutation::Committed { cut: queued.cut }])?;
-        state.pipeline.dequeue();
+        state.pipeline.dequeue(batch);
+        self.batches.lock().pop(&queued.cut);
         state.pipeline.committed = queued.cut;
         state.pipeline.blocked = None;
         state.pipeline.refusals = 0;

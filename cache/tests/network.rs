@@ -55,6 +55,48 @@ async fn the_network_goes_away_and_comes_back() {
     assert!(fresh_picture(&bucket, &root).await == before);
 }
 
+/// More batches wait than memory holds whole: what they bring is read from where they lie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_the_network_is_read_from_disk() {
+    let (bucket, root) = bucket(1 << 20);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, impatient()).await;
+    let grows = create(&cache, root.inode, "grows", Kind::File).await;
+    write(&cache, grows, 0, b"begin").await;
+    drain(&cache).await;
+    picture(&cache).await;
+    bucket.set_unreachable(true);
+    for round in 0..8 {
+        for number in 0..5 {
+            let file = create(&cache, root.inode, &format!("f{round}-{number}"), Kind::File).await;
+            write(&cache, file, 0, &pattern(3_000, round * 10 + number)).await;
+        }
+        write(&cache, grows, 5 + round * 1_000, &pattern(1_000, round)).await;
+        assert!(cache.cut().await.unwrap());
+        assert!(matches!(cache.drain(|_| {}).await, Err(Error::Pending(_))), "and it becomes a batch");
+    }
+    let before = picture(&cache).await;
+
+    let left = disk.kill();
+    cache.close().await.unwrap();
+    let cache = open_on(&left, &bucket, &root, impatient()).await;
+    let status = cache.status();
+    assert!(status.queued_cuts >= 8, "{status:?}");
+    for (path, (_, _, inode, bytes)) in before.iter().filter(|(path, _)| path.starts_with("/f")) {
+        assert!(read_all(&cache, *inode).await == *bytes, "{path}");
+    }
+    // This needs what several batches and the network have together.
+    bucket.set_unreachable(false);
+    assert!(picture(&cache).await == before);
+    bucket.lose_replies(1);
+    write(&cache, grows, 3_500, b"over").await;
+    unlink(&cache, root.inode, "f3-3").await;
+    let before = picture(&cache).await;
+    drain(&cache).await;
+    assert!(picture(&cache).await == before);
+    assert!(fresh_picture(&bucket, &root).await == before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreachable_is_an_error_and_never_absent() {
     let (bucket, root) = bucket(1 << 20);

@@ -101,7 +101,7 @@ impl Shared {
     }
 
     /// Loads what has to be known to clone, unless the network is away: a copy does not wait for it.
-    async fn find_extents(&self, request: &Request, range: &Range<u64>) -> Result<Found, Error> {
+    async fn find_extents(self: &Arc<Self>, request: &Request, range: &Range<u64>) -> Result<Found, Error> {
         loop {
             let found = look_for_extents(&self.state.lock(), request, range)?;
             let Found::Load(number, key) = &found else { return Ok(found) };

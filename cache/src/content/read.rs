@@ -6,6 +6,7 @@
 use super::map::{Backing, MAX_MEMORY, Part};
 use crate::Error;
 use crate::cache::Seek;
+use crate::cut::queue::Place;
 use crate::load::Gone;
 use crate::room::Need;
 use crate::shared::{Shared, State};
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use strewn_engine::bucket::{self, Extent, RunPlace};
+use strewn_engine::bucket::{self, Extent};
 use strewn_engine::content::{BLOCK, BLOCK_PLAIN, run, window};
 use strewn_engine::ids::{InodeId, SegmentId};
 use strewn_engine::keys::InodeKeys;
@@ -233,7 +234,13 @@ impl Shared {
     }
 
     /// Loads the extents of one window.
-    pub(crate) async fn load_window(&self, inode: InodeId, key: &Key, number: u64, gone: Gone) -> Result<(), Error> {
+    pub(crate) async fn load_window(
+        self: &Arc<Self>,
+        inode: InodeId,
+        key: &Key,
+        number: u64,
+        gone: Gone,
+    ) -> Result<(), Error> {
         let epoch = {
             let state = self.state.lock();
             let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
@@ -341,14 +348,18 @@ impl Shared {
         extent: &Extent,
         blocks: &Range<u64>,
     ) -> Result<Bytes, Error> {
-        let place = self.state.lock().pipeline.runs.get(&extent.run).cloned();
+        let place = self.state.lock().pipeline.place_of(extent.run);
         let within = run::ciphertext_range(extent.run_length, blocks.clone());
         match place {
-            Some(RunPlace::Inline(bytes)) => return Ok(bytes),
-            Some(RunPlace::Segment { segment, offset, .. }) => {
+            Some(Place::Batch { cut, index }) => {
+                if let Some(bytes) = self.inline_run(cut, index).await? {
+                    return Ok(bytes);
+                }
+            }
+            Some(Place::Segment { segment, offset }) => {
                 let sealed = self.sealed_bytes(segment, offset + within.start..offset + within.end).await;
                 // Or else its batch was committed meanwhile, and the file is gone because the network has it.
-                if sealed.is_ok() || self.state.lock().pipeline.runs.contains_key(&extent.run) {
+                if sealed.is_ok() || self.state.lock().pipeline.place_of(extent.run).is_some() {
                     return sealed;
                 }
             }

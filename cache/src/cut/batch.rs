@@ -2,7 +2,9 @@
 
 use super::freeze::{FrozenCut, FrozenInode, FrozenName};
 use super::seal::{Sealed, Segment};
+use crate::Error;
 use crate::content::Digest;
+use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use strewn_engine::bucket::{
@@ -39,10 +41,10 @@ pub(crate) struct Renewed {
 /// A batch that is ready to be sent, as it is kept on disk.
 ///
 /// ```text
-/// version = 1 (1) | postcard of Queued
+/// version = 1 (1) | postcard of Batch
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Queued {
+pub(crate) struct Batch {
     /// The cut it is of.
     pub(crate) cut: u64,
     /// The batch.
@@ -58,37 +60,31 @@ const VERSION: u8 = 1;
 /// Most windows that are loaded only to count what is left of a file without them.
 const MOST_DROPPED: usize = 64;
 
-impl Queued {
-    /// Inodes it puts.
-    pub(crate) fn puts(&self) -> impl Iterator<Item = InodeId> {
+impl Batch {
+    /// The inodes it puts.
+    pub(crate) fn puts(&self) -> impl Iterator<Item = &PutInode> {
         self.commit.operations.iter().filter_map(|operation| match operation {
-            Operation::PutInode(put) => Some(put.inode),
+            Operation::PutInode(put) => Some(put),
             Operation::SetEntry(_) => None,
-        })
-    }
-
-    /// What it puts of an inode.
-    pub(crate) fn put_of(&self, inode: InodeId) -> Option<&PutInode> {
-        self.commit.operations.iter().find_map(|operation| match operation {
-            Operation::PutInode(put) if put.inode == inode => Some(put),
-            _ => None,
         })
     }
 
     /// True if it refers to runs that it does not bring.
     pub(crate) fn has_clones(&self) -> bool {
         let brought: HashSet<RunId> = self.commit.runs.iter().map(|new| new.run).collect();
-        let puts = self.commit.operations.iter().filter_map(|operation| match operation {
-            Operation::PutInode(put) => Some(put),
-            Operation::SetEntry(_) => None,
-        });
-        let mut extents = puts.flat_map(|put| &put.ranges).flat_map(|change| &change.extents);
+        let mut extents = self.puts().flat_map(|put| &put.ranges).flat_map(|change| &change.extents);
         extents.any(|extent| !brought.contains(&extent.run))
     }
 
     /// The stored form.
     pub(crate) fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![VERSION]).expect("plain structs encode")
+    }
+
+    /// Reads the batch of a cut. Blocks.
+    pub(crate) fn read(store: &Store, cut: u64) -> Result<Self, Error> {
+        let bytes = store.read_cut(cut)?;
+        Self::parse(&bytes).map_err(|error| Error::Corrupt(format!("batch of cut {cut}: {error}")))
     }
 
     /// Reads the stored form.
@@ -191,7 +187,7 @@ pub(crate) fn make(
     sealed: Sealed,
     renewed: &HashMap<InodeId, Renewed>,
     digests: &HashMap<InodeId, Digest>,
-) -> Queued {
+) -> Batch {
     let mut directories = HashMap::new();
     let names = frozen.names.iter().map(|name| set_entry(name, &mut directories));
     let puts = frozen.inodes.iter().zip(sealed.changes).map(|(inode, changes)| {
@@ -199,7 +195,7 @@ pub(crate) fn make(
         put_inode(inode, changes, renewed.get(&inode.inode), digest)
     });
     let operations = names.chain(puts).collect();
-    Queued {
+    Batch {
         cut: frozen.cut,
         commit: Commit { id: stream.id, mount: stream.mount, number: stream.number, operations, runs: sealed.runs },
         segments: sealed.segments,
@@ -272,23 +268,15 @@ pub(crate) fn apply_puts_to_tags(puts: &[&PutInode], mut tags: BTreeMap<u64, Win
     tags
 }
 
-/// The puts of an inode that come after the network's row of this version and record: of batches that left the queue those
-/// that are newer; of queued ones all, but for those that the row shows already because only the answer was lost. A row of
+/// The puts of an inode that come after the network's row of this version and record, of those in batches that left the queue
+/// lately and of those that wait there. Of the former those that are newer; of the latter all, but for those that the row shows already because only the answer was lost. A row of
 /// somebody else's does not hide what waits here.
 pub(crate) fn puts_after<'a>(
-    inode: InodeId,
     (version, record): (u64, Option<&bucket::Sealed>),
-    recent: impl Iterator<Item = &'a Queued>,
-    queued: impl Iterator<Item = &'a Queued>,
+    recent: impl Iterator<Item = &'a PutInode>,
+    queued: &'a [PutInode],
 ) -> Vec<&'a PutInode> {
-    let of = |queued: &'a Queued| {
-        queued.commit.operations.iter().filter_map(move |operation| match operation {
-            Operation::PutInode(put) if put.inode == inode => Some(put),
-            _ => None,
-        })
-    };
-    let mut puts: Vec<&PutInode> = recent.flat_map(of).filter(|put| put.version > version).collect();
-    let queued: Vec<&PutInode> = queued.flat_map(of).collect();
+    let mut puts: Vec<&PutInode> = recent.filter(|put| put.version > version).collect();
     let shown = queued.iter().rposition(|put| record == Some(&put.record));
     puts.extend(&queued[shown.map_or(0, |last| last + 1)..]);
     puts

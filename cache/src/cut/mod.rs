@@ -7,11 +7,13 @@
 //! changes pending. [`seal`] encrypts the frozen data into new runs and packs them into sealed segment files, without the
 //! network. [`batch`] needs the extents of the windows that a cut touches (the network may have to be asked for them), renews
 //! their tags, seals names, keys and records, and makes the batch durable: a batch that was once sent is never made again
-//! with other bytes. Cuts become batches in order, and batches go to the network in order.
+//! with other bytes. Cuts become batches in order, and batches go to the network in order. What waits there is on disk; memory
+//! holds little of it: see [`queue`].
 
 pub(crate) mod batch;
 pub(crate) mod freeze;
 pub(crate) mod limits;
+pub(crate) mod queue;
 pub(crate) mod seal;
 pub(crate) mod tasks;
 

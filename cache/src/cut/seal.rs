@@ -138,8 +138,9 @@ impl<'a> Sealer<'a> {
     }
 
     fn inline(&mut self, inode: &FrozenInode, cipher: &run::RunCipher, range: &Range<u64>) -> Result<RunPlace, Error> {
-        let mut block = self.read(inode, range.clone())?.to_vec();
-        cipher.seal_block(0, &mut block);
+        let plain = self.read(inode, range.clone())?;
+        let mut block = vec![0; plain.len() + run::TAG];
+        cipher.seal_block_into(0, plain, &mut block);
         Ok(RunPlace::Inline(Bytes::from(block)))
     }
 

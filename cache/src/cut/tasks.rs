@@ -1,7 +1,8 @@
 //! The tasks that carry cuts from pending to queued: one takes them, one seals them, one makes batches.
 
-use super::batch::{self, Base, Queued, Renewed, Stream};
+use super::batch::{self, Base, Batch, Renewed, Stream};
 use super::freeze::{FrozenCut, FrozenInode, Source};
+use super::queue::Queued;
 use super::seal::{self, draw};
 use super::{ENOUGH_UNSENT, FULL_BYTES, FULL_OPERATIONS, FULL_PART, MOST_UNSENT};
 use crate::Error;
@@ -251,10 +252,10 @@ impl Shared {
             (sealed.clone(), digests.collect::<HashMap<InodeId, Digest>>(), stream)
         };
         let (shared, cut) = (self.clone(), frozen.clone());
-        let (queued, renewed) = blocking(move || {
-            let (queued, renewed) = make(&cut, sealed, bases, &digests, stream);
-            shared.store.put_cut(queued.cut, &queued.encode())?;
-            Ok((queued, renewed))
+        let (batch, renewed) = blocking(move || {
+            let (batch, renewed) = make(&cut, sealed, bases, &digests, stream);
+            shared.store.put_cut(batch.cut, &batch.encode())?;
+            Ok((batch, renewed))
         })
         .await?;
         let mut state = self.state.lock();
@@ -262,7 +263,7 @@ impl Shared {
         if state.pipeline.epoch != epoch {
             return Ok(());
         }
-        let number = queued.commit.number;
+        let number = batch.commit.number;
         let hashes = renewed.values().map(|new| (new.inode, new.digest.hash)).collect();
         let mut record = vec![Mutation::Cut { cut: frozen.cut, number, hashes }];
         record.extend(renewed.values().filter_map(|new| Mutation::counted(new.inode, new.digest)));
@@ -273,8 +274,12 @@ impl Shared {
             state.pipeline.digests.insert(renewed.inode, renewed.digest);
             state.tree.take_batch(frozen.cut, renewed);
         }
-        state.pipeline.number = queued.commit.number;
-        state.pipeline.enqueue(Arc::new(queued));
+        state.pipeline.number = number;
+        let is_next = state.pipeline.queued.is_empty();
+        state.pipeline.enqueue(Queued::of(&batch));
+        if is_next {
+            self.batches.lock().put(batch.cut, Arc::new(batch));
+        }
         self.bump();
         Ok(())
     }
@@ -355,7 +360,7 @@ fn make(
     mut bases: HashMap<InodeId, Base>,
     digests: &HashMap<InodeId, Digest>,
     stream: Stream,
-) -> (Queued, HashMap<InodeId, Renewed>) {
+) -> (Batch, HashMap<InodeId, Renewed>) {
     let renewed = frozen.inodes.iter().zip(&sealed.changes).filter_map(|(inode, changes)| {
         let base = bases.remove(&inode.inode)?;
         let before = digests.get(&inode.inode).and_then(|digest| digest.allocated);
