@@ -105,7 +105,8 @@ impl Drive {
 
     /// `strewn sync` of the drive.
     pub(crate) fn sync(&self) {
-        run(self.strewn(["sync"]).arg(&self.mountpoint));
+        // A busy machine may be slow to send anything.
+        run(self.strewn(["sync", "--timeout", "5m"]).arg(&self.mountpoint));
     }
 
     /// Does something to a node.
