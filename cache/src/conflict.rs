@@ -442,7 +442,10 @@ impl Shared {
             let counted = state.tree.with_adoptions(counted);
             state.record(&self.journal, &counted)?;
         }
-        way.inodes.keys().for_each(|inode| state.tree.doubt_names(*inode));
+        for inode in way.inodes.keys() {
+            state.tree.doubt_names(*inode);
+            state.tree.drop_if_gone(*inode);
+        }
         for inode in given_up.iter() {
             state.tree.miss_inode(inode);
             self.note_given_up(state, inode);
@@ -559,6 +562,10 @@ fn rebase(
 ) -> Result<(), Error> {
     let Some(node) = state.tree.node(inode) else { return Ok(()) };
     let Some(row) = &found.row else {
+        if node.is_directory() && node.orphan {
+            // Made here and removed again. A record about it would bring it back.
+            return Ok(());
+        }
         let digest = Digest::empty();
         let newest = (found.expected > 0).then_some(found.expected);
         record.push(Mutation::Rebase(Rebase { inode, version: 0, content: digest.hash, foreign: newest }));

@@ -27,7 +27,7 @@ use crate::shared::{Pipeline, State};
 use crate::store::{Found, Store};
 use crate::tree::{Tree, WarmFile};
 use crate::warm::Row;
-use crate::{Error, Root};
+use crate::{Error, Name, Root};
 use bytes::Bytes;
 use rangemap::{RangeMap, RangeSet};
 use serde::{Deserialize, Serialize};
@@ -240,18 +240,31 @@ struct Replay<'a> {
     queued: Vec<u64>,
     /// Data files that are needed no more though records say that bytes are in them.
     marks: Vec<Mutation>,
+    /// The last freeze does not count.
+    passed_over: bool,
+    /// Names of the root that open files would have got by freezes that do not count.
+    not_parked: HashSet<Name>,
 }
 
 impl<'a> Replay<'a> {
     fn new(store: &'a Store, mut tree: Tree, pipeline: Pipeline, outlook: Outlook) -> Self {
         tree.replaying = true;
-        Self { store, tree, pipeline, outlook, contents: HashMap::new(), queued: Vec::new(), marks: Vec::new() }
+        let (contents, queued, marks, passed_over, not_parked) = Default::default();
+        Self { store, tree, pipeline, outlook, contents, queued, marks, passed_over, not_parked }
     }
 
     fn record(&mut self, mutations: Vec<Mutation>, position: Position) -> Result<(), Error> {
         let mut kept = Vec::with_capacity(mutations.len());
+        if mutations.iter().any(|mutation| matches!(mutation, Mutation::Uncut { .. })) {
+            // What follows says how each name on its way is on the network.
+            self.not_parked.clear();
+        }
         for mutation in mutations {
             match mutation {
+                // It goes with the freeze before it.
+                Mutation::Park { name, .. } if self.passed_over => drop(self.not_parked.insert(name)),
+                Mutation::RebaseEntry { directory, name, .. }
+                    if directory == self.tree.root && self.not_parked.remove(&name) => {}
                 Mutation::Write(write) => kept.push(Mutation::Write(self.write(write, position))),
                 Mutation::Resize { inode, size, anew } => kept.extend(self.resize(inode, size, anew)),
                 Mutation::Adopt(adopt) => {
@@ -341,7 +354,8 @@ impl<'a> Replay<'a> {
 
     fn freeze(&mut self, cut: u64) {
         self.pipeline.next_cut = self.pipeline.next_cut.max(cut + 1);
-        if !self.outlook.batches.contains(&cut) {
+        self.passed_over = !self.outlook.batches.contains(&cut);
+        if self.passed_over {
             return;
         }
         let Some(frozen) = self.tree.freeze(cut) else { return };

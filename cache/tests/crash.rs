@@ -2,9 +2,12 @@
 
 mod common;
 
+use common::lines::Lines;
 use common::*;
+use std::sync::Arc;
 use strewn_cache::disk::{Disk, MemoryDisk};
-use strewn_cache::{Root, Seek};
+use strewn_cache::journal::BootId;
+use strewn_cache::{Cache, Root, Seek};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
 use strewn_engine::content::WINDOW;
@@ -356,4 +359,43 @@ async fn a_large_sparse_file_over_several_windows() {
     assert!(there.read(found, WINDOW - 300_000, 300_005).await.unwrap() == expected[..300_005]);
     assert_eq!(there.seek(found, WINDOW + 5, Seek::Data).await.unwrap(), None);
     assert!(there.read(found, 5 * WINDOW, 100).await.unwrap().iter().all(|byte| *byte == 0));
+}
+
+/// A file that was removed while it is open gets a name of the root until it is closed; a cut that was not made before the
+/// crash gave it none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_only_about_to_get_a_name_has_none() {
+    for closed in [false, true] {
+        let (bucket, root) = bucket(1 << 20);
+        let first = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+        let file = create(&first, root.inode, "file", Kind::File).await;
+        write(&first, file, 0, &pattern(400_000, 1)).await;
+        drain(&first).await;
+        first.close().await.unwrap();
+        let disk = MemoryDisk::new();
+        let cache = open_on(&disk, &bucket, &root, options()).await;
+        assert_eq!(hold(&cache, root.inode, "file").await, Some(file));
+        unlink(&cache, root.inode, "file").await;
+        disk.hold_syncs_below("blobs/");
+        assert!(cache.cut().await.unwrap());
+        while disk.syncs_waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        if closed {
+            let_go(&cache, file).await;
+        }
+        let left = disk.kill();
+        let lines = Arc::new(Lines::new(bucket.fork()));
+        disk.release_syncs();
+        cache.close().await.unwrap();
+
+        let (disk, boot) = (Arc::new(left), BootId([1; 16]));
+        let cache = Cache::open_on(disk, boot, lines.clone(), root.clone(), options()).await.unwrap();
+        drain(&cache).await;
+        // The first is not refused.
+        assert_eq!(lines.commits(), 1, "closed: {closed}");
+        let found = picture(&cache).await;
+        assert!(found.is_empty(), "{found:?}, closed: {closed}");
+        cache.close().await.unwrap();
+    }
 }

@@ -176,6 +176,41 @@ async fn a_directory_moved_by_two_stays_where_the_first_moved_it() {
     }
 }
 
+/// What was made and removed here before anybody heard of it is nobody's business.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_made_and_removed_before_a_refusal_stays_away() {
+    for (hears_first, then_cut) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mounts = Two::new().await;
+        let root = mounts.root.inode;
+        mounts.lines.cut_off(true);
+        create(&mounts.two, root, "directory", Kind::Directory).await;
+        create(&mounts.two, root, "new", Kind::File).await;
+        let mine = create(&mounts.two, root, "taken", Kind::File).await;
+        write(&mounts.two, mine, 0, b"of two").await;
+        assert!(mounts.two.cut().await.unwrap());
+        unlink(&mounts.two, root, "directory").await;
+        unlink(&mounts.two, root, "new").await;
+        if then_cut {
+            assert!(mounts.two.cut().await.unwrap());
+        }
+        let theirs = create(&mounts.one, root, "taken", Kind::File).await;
+        write(&mounts.one, theirs, 0, b"of one").await;
+        drain(&mounts.one).await;
+        mounts.mend(hears_first).await;
+        let found = mounts.settle().await;
+        let all = [
+            ("/taken", "of one"),
+            ("/taken (conflict local ", "of two"),
+            ("/x", ""),
+            ("/x/file", "in x"),
+            ("/y", ""),
+            ("/y/file", "in y"),
+        ];
+        assert_eq!(found, expected(&all), "{hears_first} {then_cut}");
+        mounts.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_goes_where_nobody_looked() {
     let mounts = Two::new().await;

@@ -197,7 +197,7 @@ impl Tree {
     /// True if a replayed record adopts what had lost its last name before: it was dropped when that happened, and has come
     /// back from the network since.
     pub(crate) fn was_dropped(&self, inode: InodeId) -> bool {
-        self.replaying && self.nodes.get(&inode).is_some_and(|node| node.orphan)
+        self.replaying && self.nodes.get(&inode).is_some_and(|node| node.orphan && !node.has_removals())
     }
 
     /// Marks an inode as to be put if it has a name and the change is more than a soft one.
@@ -459,8 +459,7 @@ impl Tree {
     /// the removals in it are there, so that a refusal finds them.
     pub(crate) fn drop_if_gone(&mut self, inode: InodeId) {
         let Some(node) = self.nodes.get(&inode) else { return };
-        let has_changes = node.directory.as_ref().is_some_and(|directory| directory.changed > 0 || node.cut != 0);
-        if self.nlink(inode) == Some(0) && node.pins == 0 && !has_changes && !self.replaying {
+        if self.nlink(inode) == Some(0) && node.pins == 0 && !node.has_removals() && !self.replaying {
             self.drop_node(inode);
         }
     }

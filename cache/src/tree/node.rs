@@ -126,6 +126,11 @@ impl Node {
         self.dirty.is_some() || self.put != 0
     }
 
+    /// True of a directory if the network is still to hear of names in it, or of its own.
+    pub(crate) fn has_removals(&self) -> bool {
+        self.directory.as_ref().is_some_and(|directory| directory.changed > 0 || self.cut != 0)
+    }
+
     /// True of a non-directory without names.
     pub(crate) fn is_nameless(&self) -> bool {
         !self.is_directory() && self.links == 0

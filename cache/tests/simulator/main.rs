@@ -39,7 +39,7 @@ const HISTORIES: u64 = 200;
 
 /// Seeds that once failed. What they found has tests of its own in `crash.rs` as well, since a change of the simulator makes
 /// other histories of them.
-const FAILED: [u64; 13] = [23, 24, 80, 92, 146, 237, 240, 294, 334, 395, 609, 634, 827];
+const FAILED: [u64; 14] = [23, 24, 80, 92, 146, 172, 237, 240, 294, 334, 395, 609, 634, 827];
 
 #[test]
 fn every_sync_point_of_random_histories() {
