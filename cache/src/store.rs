@@ -273,6 +273,7 @@ impl From<data::Error> for Error {
     fn from(error: data::Error) -> Self {
         match error {
             data::Error::NoSpace => Self::NoSpace(error.to_string()),
+            data::Error::TooLarge => Self::TooLarge(error.to_string()),
             data::Error::Io(cause) => Self::Disk(cause),
             missing => Self::Disk(Arc::new(std::io::Error::other(missing))),
         }

@@ -189,6 +189,30 @@ async fn reads_go_on_when_the_disk_is_full_and_writes_resume_when_it_is_not() {
     other.close().await.unwrap();
 }
 
+/// No room that uploads make would help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_file_of_the_disk_can_hold_is_refused_at_once() {
+    let (bucket, root) = bucket(4 * MIB);
+    let disk = MemoryDisk::new();
+    let cache = open_on(&disk, &bucket, &root, options()).await;
+    let file = create(&cache, root.inode, "f", Kind::File).await;
+    disk.set_largest_file(Some(16 * MIB));
+    for before in [100, 200_000] {
+        write(&cache, file, 0, &pattern(before, 1)).await;
+        for offset in [16 * MIB - 10, 1 << 62] {
+            let bytes = pattern(100, 2);
+            let write = try_write(&cache, file, offset, &bytes);
+            let refused = tokio::time::timeout(options().deadline / 2, write).await.expect("at once");
+            assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+            assert!(read_all(&cache, file).await == pattern(before, 1), "a refused write left something");
+        }
+    }
+    write(&cache, file, 16 * MIB - 100, &pattern(100, 2)).await;
+    drain(&cache).await;
+    assert_eq!(read_all(&cache, file).await.len() as u64, 16 * MIB);
+    cache.close().await.unwrap();
+}
+
 /// After a failed sync nobody knows what the journal holds: no more changes, but reads, and a status that says why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_journal_ends_writing_and_not_reading() {

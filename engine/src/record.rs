@@ -18,8 +18,10 @@ pub type Xattrs = BTreeMap<Vec<u8>, Bytes>;
 
 /// Longest name of an extended attribute in bytes.
 pub const MAX_XATTR_NAME: usize = 255;
-/// Most bytes of all names and values of an inode's extended attributes together.
-pub const MAX_XATTR_BYTES: usize = 64 * 1024;
+/// Longest value of an extended attribute in bytes (`XATTR_SIZE_MAX` of Linux).
+pub const MAX_XATTR_VALUE: usize = 64 * 1024;
+/// Most bytes of all names and values of an inode's extended attributes together: room for others beside the longest value.
+pub const MAX_XATTR_BYTES: usize = 68 * 1024;
 /// Most extended attributes of an inode.
 pub const MAX_XATTRS: usize = 1024;
 /// Longest target of a symlink in bytes.
@@ -58,7 +60,8 @@ pub struct Attributes {
     pub rdev: u64,
     /// Target of a symlink, 1..=4095 bytes without NUL; else empty.
     pub target: Bytes,
-    /// Extended attributes: at most [`MAX_XATTRS`], names 1..=255 bytes without NUL, 64 KiB in all with their names.
+    /// Extended attributes: at most [`MAX_XATTRS`], names 1..=255 bytes without NUL, values up to 64 KiB,
+    /// 68 KiB in all with their names.
     pub xattrs: Arc<Xattrs>,
 }
 
@@ -112,6 +115,7 @@ pub fn check_xattrs(xattrs: &Xattrs) -> Result<(), InvalidRecord> {
     for (name, value) in xattrs {
         ensure((1..=MAX_XATTR_NAME).contains(&name.len()), "length of an extended attribute's name")?;
         ensure(!name.contains(&0), "NUL in an extended attribute's name")?;
+        ensure(value.len() <= MAX_XATTR_VALUE, "length of an extended attribute's value")?;
         total = total.saturating_add(name.len()).saturating_add(value.len());
     }
     ensure(total <= MAX_XATTR_BYTES, "bytes of extended attributes")
@@ -273,15 +277,16 @@ pub(crate) mod tests {
         };
         let link = Bytes::from(vec![b'x'; MAX_TARGET]);
         type Change<'a> = &'a dyn Fn(&mut Attributes);
-        let good: [(Kind, Change<'_>); 6] = [
+        let good: [(Kind, Change<'_>); 7] = [
             (Kind::File, &|a| a.mode = 0o7777),
             (Kind::File, &|a| a.size = MAX_OFFSET),
-            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_BYTES - 255, 1)),
+            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_VALUE, 1)),
+            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_BYTES / 2 - 255, 2)),
             (Kind::Directory, &|a| a.xattrs = xattrs(4, 0, 1024)),
             (Kind::File, &|a| a.mtime.nanos = NANOS - 1),
             (Kind::Symlink, &|a| (a.target, a.size) = (link.clone(), MAX_TARGET as u64)),
         ];
-        let bad: [(Kind, Change<'_>); 15] = [
+        let bad: [(Kind, Change<'_>); 16] = [
             (Kind::File, &|a| a.mode = 0o10000),
             (Kind::File, &|a| a.size = MAX_OFFSET + 1),
             (Kind::Directory, &|a| a.size = 1),
@@ -294,7 +299,8 @@ pub(crate) mod tests {
             (Kind::File, &|a| a.atime = nanos),
             (Kind::File, &|a| a.btime = nanos),
             (Kind::File, &|a| a.xattrs = xattrs(256, 0, 1)),
-            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_BYTES - 254, 1)),
+            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_VALUE + 1, 1)),
+            (Kind::File, &|a| a.xattrs = xattrs(255, MAX_XATTR_BYTES / 2 - 254, 2)),
             (Kind::File, &|a| a.xattrs = xattrs(4, 0, 1025)),
             (Kind::File, &|a| a.xattrs = Arc::new(Xattrs::from([(Vec::new(), Bytes::new())]))),
         ];

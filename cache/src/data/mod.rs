@@ -58,6 +58,9 @@ pub enum Error {
     /// The disk is full.
     #[error("no space for file content")]
     NoSpace,
+    /// Larger than a file of this disk may be.
+    #[error("no file on the cache disk may be so large")]
+    TooLarge,
     /// There is no such file (any more).
     #[error("a data file of inode {} is missing", .0.inode)]
     Missing(DataId),
@@ -68,7 +71,11 @@ pub enum Error {
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        if disk::is_full(&error) { Self::NoSpace } else { Self::Io(Arc::new(error)) }
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => Self::TooLarge,
+            _ if disk::is_full(&error) => Self::NoSpace,
+            _ => Self::Io(Arc::new(error)),
+        }
     }
 }
 

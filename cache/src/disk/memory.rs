@@ -70,6 +70,7 @@ struct State {
     files: Vec<Arc<Content>>,
     watcher: Option<Watcher>,
     capacity: Option<u64>,
+    largest_file: Option<u64>,
     sync_error: Option<i32>,
     failing: Option<(Failing, Dice)>,
     failures: u64,
@@ -171,6 +172,11 @@ impl MemoryDisk {
     /// Most bytes that may be written into all files together; holes do not count. Writes beyond fail with "no space".
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.shared.state.lock().capacity = bytes;
+    }
+
+    /// Writes beyond so many bytes of a file fail from now on, as on disks that have no larger files.
+    pub fn set_largest_file(&self, bytes: Option<u64>) {
+        self.shared.state.lock().largest_file = bytes;
     }
 
     /// From now on file syncs wait inside until [`Self::release_syncs`].
@@ -313,6 +319,9 @@ impl DiskFile for Opened {
         let change = Change::write(offset, parts);
         self.shared.dawdle();
         let mut state = self.shared.state.lock();
+        if state.largest_file.is_some_and(|largest| change.range().end > largest) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         if state.capacity.is_some() && state.files[self.file].bytes.missing(change.range()) > state.free() {
             return Err(io::ErrorKind::StorageFull.into());
         }

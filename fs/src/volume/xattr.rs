@@ -10,7 +10,7 @@ use std::sync::Arc;
 use strewn_cache::{Stop, Stored};
 use strewn_engine::bucket::{Kind, SegmentState};
 use strewn_engine::ids::InodeId;
-use strewn_engine::record::{Attributes, MAX_XATTR_BYTES, MAX_XATTR_NAME, check_xattrs};
+use strewn_engine::record::{Attributes, MAX_XATTR_NAME, MAX_XATTR_VALUE, check_xattrs};
 
 /// How the names of the drive's own attributes begin.
 const OWN: &[u8] = b"user.strewn.";
@@ -71,7 +71,7 @@ impl Volume {
         self.writable()?;
         check_name(name)?;
         check_not_own(name)?;
-        if value.len() > MAX_XATTR_BYTES {
+        if value.len() > MAX_XATTR_VALUE {
             return Err(Errno::TOOBIG.into());
         }
         if is_acl(name) {
