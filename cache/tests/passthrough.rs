@@ -238,6 +238,18 @@ async fn a_loan_ends_with_the_last_who_has_the_file_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loan_ends_after_something_was_cleared() {
+    let one = One::new().await;
+    let loan = one.lend().await;
+    one.cache.sync_all().await.unwrap();
+    resize(&one.cache, one.file, 290_000).await;
+    one.cache.show(one.file, Change::Size).await.unwrap();
+    drop(loan);
+    one.cache.take_back(one.file);
+    assert_loan_ends(&one.cache, one.file).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_becomes_of_the_content_shows() {
     for seed in 0..12 {
         let one = One::new().await;

@@ -21,6 +21,7 @@ mod stretches;
 
 use crate::Error;
 use crate::content::map::Backing;
+use crate::content::read::blocking;
 use crate::maintain::sealing;
 use crate::shared::{Shared, State};
 use exposed::Exposed;
@@ -244,7 +245,7 @@ impl Shared {
                 self.settle_exposed(inode, Look::IfDue).await?;
                 self.end_exposure(inode).await
             };
-            result = result.and(exposed.await);
+            result = result.and(exposed.await).and(self.sync_unused(inode).await);
             self.end_if_unused(inode);
             let behind = self.loans.with(inode, |lent| lent.behind).unwrap_or(false);
             if behind && self.state.lock().pipeline.reachable {
@@ -252,6 +253,18 @@ impl Shared {
             }
         }
         result
+    }
+
+    /// What was cleared in a data file makes nobody else sync it, and a loan does not end before that was done.
+    async fn sync_unused(self: &Arc<Self>, inode: InodeId) -> Result<(), Error> {
+        let unused = self.loans.with(inode, |lent| (lent.handles == 0).then_some(lent.generation)).flatten();
+        match unused.filter(|generation| self.is_content_in(inode, *generation)) {
+            Some(generation) => {
+                let shared = self.clone();
+                blocking(move || shared.store.sync_data(inode, generation)).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Shows what fell behind, which may have to be fetched.
