@@ -73,9 +73,9 @@ impl Shared {
             }
             Missing::Entries(directory, names) if names.len() >= NAMES_BEFORE_PAGES => {
                 let left = self.load_pages(*directory, names).await?;
-                self.load_names(*directory, &left).await
+                self.load_names(*directory, &left).await.map(drop)
             }
-            Missing::Entries(directory, names) => self.load_names(*directory, names).await,
+            Missing::Entries(directory, names) => self.load_names(*directory, names).await.map(drop),
             Missing::Listing(directory) => self.load_listing(*directory).await.map(drop),
         }
     }
@@ -88,14 +88,14 @@ impl Shared {
         entries.misses == MISSES_BEFORE_LISTING && !entries.complete
     }
 
-    /// Loads names of a directory one by one.
-    pub(crate) async fn load_names(self: &Arc<Self>, directory: InodeId, names: &[Name]) -> Result<(), Error> {
+    /// Loads names of a directory one by one. False if news came in between, so that some were not taken in.
+    pub(crate) async fn load_names(self: &Arc<Self>, directory: InodeId, names: &[Name]) -> Result<bool, Error> {
         let ticket = Ticket::new(self);
         let loaded = self.ask_names(directory, names).await?;
         let taken = self.take_entries(&ticket, directory, &loaded, usize::MAX)?;
         self.ask_again(directory, taken.ask);
         ticket.end();
-        Ok(())
+        Ok(!taken.old)
     }
 
     /// Loads names of a directory with what is listed beside them, as long as that finds many. Gives the others.

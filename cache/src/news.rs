@@ -210,7 +210,8 @@ impl Shared {
         }
         while let Some((directory, names)) = left.names.last() {
             match self.load_names(*directory, names).await {
-                Ok(()) | Err(Error::Stale) => {}
+                // What is too old for the news that came is loaded with these.
+                Ok(_) | Err(Error::Stale) => {}
                 Err(error) => return Err(error),
             }
             left.names.pop();

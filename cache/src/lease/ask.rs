@@ -113,6 +113,7 @@ impl Shared {
         match reply.names.first() {
             Some(NameLease::Granted) => {
                 self.be_sure(&place, reply.sequence).await?;
+                self.leasing.held.lock().made_sure(&place);
                 Ok(Asked::Covered)
             }
             Some(NameLease::Busy) => Ok(Asked::Busy),
@@ -127,10 +128,15 @@ impl Shared {
             return Ok(());
         }
         // On its own: a load that began earlier would bring what was earlier.
-        match self.load_names(*directory, std::slice::from_ref(name)).await {
-            // It went away just now: as if it had been before.
-            Err(Error::Network(bucket::Error::Unreachable(_))) => Ok(()),
-            other => other,
+        loop {
+            match self.load_names(*directory, std::slice::from_ref(name)).await {
+                Ok(true) => return Ok(()),
+                // News of the name arrived meanwhile, and may not have been taken in yet.
+                Ok(false) => {}
+                // It went away just now: as if it had been before.
+                Err(Error::Network(bucket::Error::Unreachable(_))) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -93,6 +93,8 @@ struct Held {
     encrypted: EncryptedName,
     /// Whoever asked for it has not used it yet; when it was granted.
     fresh: Option<Duration>,
+    /// What is known of it is as new as the grant. Till then nobody may rely on its absence.
+    sure: bool,
 }
 
 /// Kind of lease a mount has.
@@ -140,8 +142,8 @@ impl Lease {
 
     /// True if this mount alone may bring the name to be.
     pub(crate) fn covers(&self, directory: InodeId, name: &Name) -> bool {
-        let held = self.all == All::Yes || self.names.get(&directory).is_some_and(|names| names.contains_key(name));
-        held && self.is_live()
+        let held = || self.names.get(&directory)?.get(name);
+        (self.all == All::Yes || held().is_some_and(|held| held.sure)) && self.is_live()
     }
 
     /// The lease that a batch is sent under.
@@ -220,7 +222,8 @@ impl Lease {
             match outcome {
                 NameLease::Granted => {
                     let fresh = (!request.reserve).then(|| self.clock.elapsed());
-                    names.insert(place.1.clone(), Held { encrypted: encrypted.clone(), fresh });
+                    let sure = request.reserve || names.get(&place.1).is_some_and(|held| held.sure);
+                    names.insert(place.1.clone(), Held { encrypted: encrypted.clone(), fresh, sure });
                 }
                 NameLease::Busy | NameLease::Full => drop(names.remove(&place.1)),
             }
@@ -253,6 +256,13 @@ impl Lease {
             });
             !names.is_empty()
         });
+    }
+
+    /// What is known of this name is as new as its grant.
+    fn made_sure(&mut self, (directory, name): &NameOf) {
+        if let Some(held) = self.names.get_mut(directory).and_then(|names| names.get_mut(name)) {
+            held.sure = true;
+        }
     }
 
     /// Whoever asked for this name needs it no more, but for what it has made of it.
@@ -313,6 +323,8 @@ mod tests {
         let asked = lease.now();
         seconds.store(108, Ordering::SeqCst);
         lease.take(asked, &request, std::slice::from_ref(&place), &granted);
+        assert!(!lease.covers(DIRECTORY, &place.1), "what is known of it may be older");
+        lease.made_sure(&place);
         assert!(lease.covers(DIRECTORY, &place.1) && lease.for_a_batch().is_some());
         seconds.store(110, Ordering::SeqCst);
         assert!(!lease.covers(DIRECTORY, &place.1) && lease.for_a_batch().is_none());
@@ -363,6 +375,8 @@ mod tests {
         let request = LeaseRequest { names: vec![key], ..lease.request() };
         let granted = LeaseReply { names: vec![NameLease::Granted], ..reply(1) };
         lease.take(lease.now(), &request, std::slice::from_ref(&plain), &granted);
+        lease.made_sure(&plain);
+        assert!(lease.covers(DIRECTORY, &plain.1));
         let request = lease.request();
         lease.take(lease.now(), &request, &[], &reply(2));
         assert!(!lease.covers(DIRECTORY, &plain.1));

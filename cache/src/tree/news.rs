@@ -19,6 +19,8 @@ pub(crate) struct News {
     names: HashMap<(InodeId, Name), u64>,
     /// The same for inodes.
     inodes: HashMap<InodeId, u64>,
+    /// Loads with a smaller ticket may bring rows from before the feed was followed, of anything.
+    unheard: u64,
     missed_names: BTreeSet<(InodeId, Name)>,
     missed_inodes: BTreeSet<InodeId>,
     missed_listings: BTreeSet<InodeId>,
@@ -81,18 +83,19 @@ impl Tree {
 
     /// True if a load began before the latest news about a name.
     pub(crate) fn is_old_name(&self, ticket: u64, directory: InodeId, name: &Name) -> bool {
-        !self.news.names.is_empty()
-            && self.news.names.get(&(directory, name.clone())).is_some_and(|noted| ticket < *noted)
+        let noted = || self.news.names.get(&(directory, name.clone()));
+        ticket < self.news.unheard || (!self.news.names.is_empty() && noted().is_some_and(|noted| ticket < *noted))
     }
 
     /// True if a load began before the latest news about an inode.
     pub(crate) fn is_old_inode(&self, ticket: u64, inode: InodeId) -> bool {
-        self.news.inodes.get(&inode).is_some_and(|noted| ticket < *noted)
+        ticket < self.news.unheard || self.news.inodes.get(&inode).is_some_and(|noted| ticket < *noted)
     }
 
     /// True if a listing that began so early may lack a name.
     pub(crate) fn is_old_listing(&self, ticket: u64, directory: InodeId) -> bool {
-        self.news.names.iter().any(|((changed, _), noted)| *changed == directory && ticket < *noted)
+        let mut noted = self.news.names.iter();
+        ticket < self.news.unheard || noted.any(|((changed, _), noted)| *changed == directory && ticket < *noted)
     }
 
     /// Forgets news that no load under way is older than.
@@ -208,8 +211,9 @@ impl Tree {
         self.news.missed_names.extend(node.names.iter().cloned());
     }
 
-    /// Everything known may have changed: it is to be loaded again.
+    /// Everything known may have changed, and so may what is being loaded: it is to be loaded again.
     pub(crate) fn miss_everything(&mut self) {
+        self.news.unheard = self.next_ticket;
         let mut names = Vec::new();
         for (inode, node) in self.nodes.iter() {
             if node.version == 0 {

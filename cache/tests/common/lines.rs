@@ -24,13 +24,63 @@ pub struct Lines {
     commits: watch::Sender<u64>,
     /// Wakes those that wait for an answer when the lines are cut.
     cut: Notify,
+    /// Answers about single names.
+    pub names: Gate,
+    /// Pages of directories.
+    pub pages: Gate,
+    /// Questions how far the feed is, before it is followed: for a page of one name.
+    pub beginnings: Gate,
+}
+
+/// Questions or answers on their way, which can be held up.
+pub struct Gate {
+    /// How many may pass; `None`: all.
+    may_pass: watch::Sender<Option<u64>>,
+    /// How many came here while it was shut.
+    came: watch::Sender<u64>,
+}
+
+impl Gate {
+    fn open() -> Self {
+        Self { may_pass: watch::channel(None).0, came: watch::channel(0).0 }
+    }
+
+    /// Holds them up from now on, or lets all of them through.
+    pub fn shut(&self, shut: bool) {
+        self.came.send_replace(0);
+        self.may_pass.send_replace(shut.then_some(0));
+    }
+
+    /// Lets the oldest of them through, so many in all.
+    pub fn let_pass(&self, count: u64) {
+        self.may_pass.send_replace(Some(count));
+    }
+
+    /// Waits until so many came.
+    pub async fn came(&self, count: u64) {
+        self.came.subscribe().wait_for(|came| *came >= count).await.expect("lines");
+    }
+
+    async fn pass(&self) {
+        let mut may_pass = self.may_pass.subscribe();
+        if may_pass.borrow().is_none() {
+            return;
+        }
+        let mut number = 0;
+        self.came.send_modify(|came| {
+            *came += 1;
+            number = *came;
+        });
+        may_pass.wait_for(|may| may.is_none_or(|may| number <= may)).await.expect("lines");
+    }
 }
 
 impl Lines {
     pub fn new(bucket: MemoryBucket) -> Self {
         let (off, silent, refuse, cut) = Default::default();
         let (deaf, commits) = (watch::channel(false).0, watch::channel(0).0);
-        Self { bucket, off, silent, deaf, refuse, commits, cut }
+        let (names, pages, beginnings) = (Gate::open(), Gate::open(), Gate::open());
+        Self { bucket, off, silent, deaf, refuse, commits, cut, names, pages, beginnings }
     }
 
     pub fn cut_off(&self, off: bool) {
@@ -87,11 +137,20 @@ impl BucketService for Lines {
     }
 
     async fn entry(&self, parent: InodeId, name: &EncryptedName) -> Result<Option<(Entry, Inode)>, Error> {
-        self.pass(self.bucket.entry(parent, name)).await
+        let found = self.pass(self.bucket.entry(parent, name)).await;
+        self.names.pass().await;
+        found
     }
 
     async fn entries(&self, directory: InodeId, after: Option<&EncryptedName>, limit: u32) -> Result<EntryPage, Error> {
-        self.pass(self.bucket.entries(directory, after, limit)).await
+        if limit == 1 {
+            self.beginnings.pass().await;
+        }
+        let found = self.pass(self.bucket.entries(directory, after, limit)).await;
+        if limit > 1 {
+            self.pages.pass().await;
+        }
+        found
     }
 
     async fn inode(&self, inode: InodeId) -> Result<Inode, Error> {
