@@ -5,8 +5,8 @@
 //! - a name that means what it meant, or already means what it is to mean, is no conflict;
 //! - a name that somebody else changed keeps their meaning, and what it means here becomes `name (conflict HOST TIME)`; a
 //!   removal here gives way;
-//! - of an inode that somebody else changed, attributes from here win; if content changed here too, the file keeps their
-//!   content, and ours becomes a copy beside it;
+//! - of an inode that somebody else changed, what both changed of its attributes is as it is here (`merge`); if the content
+//!   changed on both sides, the file keeps theirs, and ours becomes a copy beside it;
 //! - an inode that somebody else removed while it was changed here comes back;
 //! - a directory that was moved here stays where the network has it, if somebody else moved it as well, or moved what it
 //!   would be in into it.
@@ -17,170 +17,32 @@
 mod copies;
 mod keep;
 mod list;
+mod merge;
 mod moves;
+mod way;
 
 pub(crate) use list::Copied;
 
 use crate::content::Digest;
-use crate::content::map::{Fill, Part};
-use crate::content::read::Keep;
 use crate::cut::batch::Batch;
 use crate::cut::seal::draw;
-use crate::load::Gone;
-use crate::record::{Adopt, Mutation, Rebase};
+use crate::record::{Mutation, Rebase};
 use crate::shared::{Shared, State};
 use crate::tree::Tree;
 use crate::{Error, Invalidation, Name};
 use copies::Copies;
+use merge::merge;
 use moves::{GivenUp, in_circle};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
-use strewn_engine::bucket::{self, Inode, Kind, Operation, PutInode, RangeChange, Refusal, Sealed};
-use strewn_engine::content::window;
+use strewn_engine::bucket::{self, Kind, Operation, Refusal};
 use strewn_engine::ids::{InodeId, MountId};
-use strewn_engine::keys::{DirectoryKeys, InodeKeys};
+use way::{InodeFound, NameFound, OnTheWay, changes_of};
 
 /// Bytes copied at a time into a conflict copy.
 const COPY_STEP: u64 = 1 << 20;
-
-/// A name on its way, and the network's meaning of it.
-#[derive(Debug)]
-struct NameFound {
-    expected: Option<InodeId>,
-    found: Option<Adopt>,
-}
-
-/// An inode on its way, and the network's row of it.
-#[derive(Debug, Default)]
-struct InodeFound {
-    /// Row version that the oldest cut expects.
-    expected: u64,
-    /// Records that cuts put: one of these on the network is ours.
-    ours: Vec<Sealed>,
-    /// Ranges that cuts changed.
-    ranges: Vec<(Range<u64>, Fill)>,
-    /// Sizes that batches gave it, each with the number of ranges before: they cut off what was beyond without saying so.
-    sizes: Vec<(usize, u64)>,
-    /// Its content was changed here.
-    changed: bool,
-    /// How often, when it was looked at.
-    changes: Option<u32>,
-    row: Option<Inode>,
-    /// No cut puts it: only whether it exists matters.
-    probe: bool,
-}
-
-impl InodeFound {
-    fn note_put(&mut self, put: &PutInode) {
-        self.ours.push(put.record.clone());
-        self.changed |= !put.ranges.is_empty() || !put.tags.is_empty();
-        self.sizes.push((self.ranges.len(), put.size));
-        self.ranges.extend(put.ranges.iter().flat_map(fills));
-    }
-
-    /// Adds what batches cut off of what the network has.
-    fn add_cut_off(&mut self) {
-        let Some(row) = self.row.as_ref().filter(|_| !self.is_foreign()) else { return };
-        let mut before = row.size;
-        let mut cut_off = Vec::new();
-        for (at, size) in self.sizes.drain(..) {
-            if size < before {
-                cut_off.push((at, size..before));
-            }
-            before = size;
-        }
-        for (at, range) in cut_off.into_iter().rev() {
-            self.ranges.insert(at, (range, Fill::Hole));
-        }
-    }
-
-    /// Somebody else put the inode.
-    fn is_foreign(&self) -> bool {
-        !self.probe
-            && self.row.as_ref().is_some_and(|row| row.version != self.expected && !self.ours.contains(&row.record))
-    }
-}
-
-impl OnTheWay {
-    fn note_batch(&mut self, state: &State, batch: &Batch) {
-        self.first = self.first.min(batch.cut);
-        self.number = self.number.min(batch.commit.number - 1);
-        let plain: BTreeSet<(InodeId, Name)> = state.tree.names_in_cut(batch.cut).cloned().collect();
-        let mut sealed = BTreeMap::new();
-        for (directory, name) in plain {
-            let Some(key) = state.tree.node(directory).map(|node| node.key.clone()) else { continue };
-            sealed.insert((directory, DirectoryKeys::new(&key).encrypt_name(directory, &name)), name);
-        }
-        for operation in &batch.commit.operations {
-            match operation {
-                Operation::SetEntry(set) => {
-                    let Some(name) = sealed.get(&(set.parent, set.name.clone())) else { continue };
-                    let known = NameFound { expected: set.expected, found: None };
-                    self.names.entry((set.parent, name.clone())).or_insert(known);
-                }
-                Operation::PutInode(put) => {
-                    let fresh = InodeFound { expected: put.expected_version, ..InodeFound::default() };
-                    self.inodes.entry(put.inode).or_insert(fresh).note_put(put);
-                }
-            }
-        }
-    }
-
-    /// Notes what cuts took of which no batch was made, and what else is concerned.
-    fn note_taken(&mut self, state: &State) {
-        let taken = state.pipeline.drafts.iter().map(|(cut, _)| cut).chain(&state.pipeline.frozen);
-        for cut in taken {
-            self.first = self.first.min(cut.cut);
-            for name in &cut.names {
-                let known = NameFound { expected: name.expected, found: None };
-                self.names.entry((name.directory, name.name.clone())).or_insert(known);
-            }
-            for inode in &cut.inodes {
-                let fresh = InodeFound { expected: inode.expected_version, ..InodeFound::default() };
-                let found = self.inodes.entry(inode.inode).or_insert(fresh);
-                found.changed |= !inode.ranges.is_empty();
-                found.ranges.extend(inode.ranges.iter().cloned());
-            }
-        }
-        for (inode, found) in &mut self.inodes {
-            // What no cut has taken goes as well if the content is somebody else's.
-            let content = state.tree.node(*inode).and_then(|node| node.content.as_deref());
-            found.changed |= content.is_some_and(|content| !content.dirty.is_empty());
-            found.changes = changes_of(state, *inode);
-        }
-        self.add_moves(state);
-        // Directories that only names changed in, and what only got another name, may be gone.
-        let named = self.names.keys().filter_map(|(directory, name)| state.tree.child_of(*directory, name));
-        let concerned: Vec<InodeId> = self.names.keys().map(|(directory, _)| *directory).chain(named).collect();
-        for inode in concerned {
-            let expected = state.tree.node(inode).map_or(0, |node| node.version);
-            let probe = InodeFound { expected, probe: true, ..InodeFound::default() };
-            self.inodes.entry(inode).or_insert(probe);
-        }
-    }
-
-    /// True if somebody else removed a file whose content was not changed here, and is not here as a whole: it cannot come
-    /// back, whatever else changed here.
-    fn is_lost(&self, state: &State, inode: InodeId) -> bool {
-        let removed = self.inodes.get(&inode).is_some_and(|found| found.row.is_none() && found.ranges.is_empty());
-        let Some(node) = state.tree.node(inode).filter(|node| removed && node.version > 0) else { return false };
-        let Some(content) = node.content.as_deref() else { return false };
-        let is_here = |part: &Part| matches!(part, Part::Present(_) | Part::Hole(_));
-        content.dirty.is_empty() && !content.parts(0..node.attributes.size).iter().all(is_here)
-    }
-}
-
-/// Everything on its way.
-#[derive(Debug, Default)]
-struct OnTheWay {
-    first: u64,
-    number: u64,
-    names: BTreeMap<(InodeId, Name), NameFound>,
-    inodes: BTreeMap<InodeId, InodeFound>,
-}
 
 /// What is to become of what was on its way.
 #[derive(Debug, Default)]
@@ -227,11 +89,6 @@ impl Stays {
             Self::One(one) => one == inode,
         }
     }
-}
-
-/// How often the content of a file was changed here.
-fn changes_of(state: &State, inode: InodeId) -> Option<u32> {
-    Some(state.tree.node(inode)?.content.as_deref()?.changes)
 }
 
 impl Verdict {
@@ -286,14 +143,15 @@ impl Shared {
         self.ask_all(&mut way).await?;
         way.inodes.values_mut().for_each(InodeFound::add_cut_off);
         let mut copies = Copies::new(self);
-        for (inode, found) in way.inodes.iter().filter(|(_, found)| found.is_foreign() && found.changed) {
+        for (inode, found) in way.inodes.iter().filter(|(_, found)| found.has_foreign_content() && found.changed) {
             copies.copy(*inode, found).await?;
         }
         let _alone = self.gate.write().await;
         self.sync_way(&way).await?;
         let mut state = self.state.lock();
-        let is_newer =
-            |(inode, found): (&InodeId, &InodeFound)| found.is_foreign() && found.changes != changes_of(&state, *inode);
+        let is_newer = |(inode, found): (&InodeId, &InodeFound)| {
+            found.has_foreign_content() && found.changes != changes_of(&state, *inode)
+        };
         if way.inodes.iter().any(is_newer) {
             // What was written since is in no copy: once more.
             let why = "a file is written to while a conflict about it is settled";
@@ -303,75 +161,6 @@ impl Shared {
         let result = self.put_on_ground(&mut state, way, &copies, stream, refused);
         drop(state);
         result
-    }
-
-    /// Collects what all cuts on their way changed.
-    async fn on_the_way(self: &Arc<Self>) -> Result<OnTheWay, Error> {
-        let number = self.state.lock().pipeline.number;
-        let mut way = OnTheWay { first: u64::MAX, number, ..OnTheWay::default() };
-        let mut noted = 0;
-        loop {
-            let next = {
-                let state = self.state.lock();
-                let next = state.pipeline.queued.iter().map(|queued| queued.cut).find(|cut| *cut > noted);
-                let Some(next) = next else {
-                    way.note_taken(&state);
-                    return Ok(way);
-                };
-                next
-            };
-            // None leaves the queue meanwhile, but more may come.
-            let batch = self.whole_batch(next).await?;
-            way.note_batch(&self.state.lock(), &batch);
-            noted = next;
-        }
-    }
-
-    /// Brings data of batches here that was evicted: it can still be read from the sealed files.
-    async fn bring_here(self: &Arc<Self>, way: &OnTheWay) -> Result<(), Error> {
-        for (inode, found) in &way.inodes {
-            for (range, fill) in &found.ranges {
-                let size = self.state.lock().tree.node(*inode).map_or(0, |node| node.attributes.size);
-                let range = range.start..range.end.min(size);
-                if *fill == Fill::Data && !range.is_empty() {
-                    self.bring_range_here(*inode, range).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn bring_range_here(self: &Arc<Self>, inode: InodeId, range: Range<u64>) -> Result<(), Error> {
-        match self.prefetch(inode, range.clone(), Keep::Always).await {
-            Err(Error::Network(bucket::Error::NotFound(_)) | Error::Stale) => {}
-            other => return other,
-        }
-        // Somebody removed or replaced the file: what cuts took of it is still in sealed files.
-        let Some(key) = self.state.lock().tree.node(inode).map(|node| node.key.clone()) else { return Ok(()) };
-        for number in window::covering(range.clone()) {
-            self.load_window(inode, &key, number, Gone::IsEmpty).await?;
-        }
-        self.prefetch(inode, range, Keep::Always).await
-    }
-
-    async fn ask_all(&self, way: &mut OnTheWay) -> Result<(), Error> {
-        for ((directory, name), found) in &mut way.names {
-            let Some(key) = self.state.lock().tree.node(*directory).map(|node| node.key.clone()) else { continue };
-            let keys = DirectoryKeys::new(&key);
-            let encrypted = keys.encrypt_name(*directory, name);
-            found.found = match self.ask(self.bucket.entry(*directory, &encrypted)).await? {
-                Some((entry, row)) => Some(self.open_row(&keys, &entry, &row)?),
-                None => None,
-            };
-        }
-        for (inode, found) in &mut way.inodes {
-            found.row = match self.ask(self.bucket.inode(*inode)).await {
-                Ok(row) => Some(row),
-                Err(bucket::Error::NotFound(_)) => None,
-                Err(error) => return Err(error.into()),
-            };
-        }
-        Ok(())
     }
 
     /// Takes all cuts apart, in one record.
@@ -584,18 +373,17 @@ fn rebase(
     if found.probe {
         return Ok(());
     }
-    let theirs = InodeKeys::new(&node.key).open_record(row)?;
-    let foreign = (found.is_foreign() && node.content.is_some()).then_some(row.size);
+    let Some(theirs) = &found.theirs else { return Ok(()) };
+    let foreign_content = found.has_foreign_content() && node.content.is_some();
     let digest = Digest { hash: theirs.content, allocated: theirs.allocated };
+    let foreign = foreign_content.then_some(row.size);
     record.push(Mutation::Rebase(Rebase { inode, version: row.version, content: digest.hash, foreign }));
     record.extend(Mutation::counted(inode, digest));
+    let theirs = theirs.effective(row);
+    if let Some(base) = found.base.as_ref().filter(|_| found.is_foreign()) {
+        let merged = merge(&base.attributes, &node.attributes, &theirs, foreign_content && found.changed);
+        record.push(Mutation::Attributes { inode, soft: false, attributes: Box::new(merged) });
+    }
+    record.push(Mutation::Base { inode, attributes: Box::new(theirs) });
     Ok(())
-}
-
-/// What a range change did to the bytes of a file.
-fn fills(change: &RangeChange) -> Vec<(Range<u64>, Fill)> {
-    let end = change.offset + change.length;
-    let mut fills = vec![(change.offset..end, Fill::Hole)];
-    fills.extend(change.extents.iter().map(|extent| (extent.offset..extent.end(), Fill::Data)));
-    fills
 }

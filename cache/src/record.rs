@@ -78,6 +78,9 @@ pub(crate) enum Mutation {
     /// From here on, or no longer, programs may change the bytes of the data file without a record: all of it counts as
     /// written, and as durable.
     Exposed { inode: InodeId, generation: u64, exposed: bool },
+    /// An inode that is to be put had these attributes before it was changed here; those of the network once the queued cuts
+    /// are applied.
+    Base { inode: InodeId, attributes: Box<Attributes> },
 }
 
 /// Bytes of a data file that are held for a batch.
@@ -173,6 +176,18 @@ impl Adopt {
 }
 
 impl Mutation {
+    /// The inode whose row it changes, so that it is to be put.
+    pub(crate) fn changes(&self) -> Option<InodeId> {
+        match self {
+            Self::Attributes { inode, soft: false, .. }
+            | Self::Times { inode, soft: false, .. }
+            | Self::Resize { inode, .. }
+            | Self::Punch { inode, .. } => Some(*inode),
+            Self::Write(write) => Some(write.inode),
+            _ => None,
+        }
+    }
+
     /// The note of what was counted, if it was.
     pub(crate) fn counted(inode: InodeId, digest: Digest) -> Option<Self> {
         digest.allocated.map(|allocated| Self::Counted { inode, content: digest.hash, allocated })
@@ -314,6 +329,29 @@ mod tests {
         let held = HeldBytes { inode: InodeId::from_bytes([7; 16]), cut: 5, generation: 3, ranges: vec![(0, 300)] };
         let bytes = [&[VERSION, 1, 23][..], &[7; 16], &[5, 3, 1, 0, 0xac, 0x02]].concat();
         assert_eq!(decode(&bytes), Ok(vec![Mutation::Held(Box::new(held))]));
+        let exposed = Mutation::Exposed { inode: InodeId::from_bytes([7; 16]), generation: 3, exposed: true };
+        let bytes = [&[VERSION, 1, 24][..], &[7; 16], &[3, 1]].concat();
+        assert_eq!(decode(&bytes), Ok(vec![exposed]));
+        let moment = Timestamp { seconds: 1, nanos: 5 };
+        let attributes = Attributes {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            size: 3,
+            atime: moment,
+            mtime: moment,
+            ctime: moment,
+            btime: moment,
+            rdev: 0,
+            target: Bytes::new(),
+            xattrs: Default::default(),
+        };
+        // Kind, mode (a varint), owner, group and size; four times (seconds zigzag); no device, target or xattrs.
+        let fields = [&[0, 0xa4, 0x03, 1, 2, 3][..], &[2, 5, 2, 5, 2, 5, 2, 5], &[0, 0, 0]].concat();
+        let bytes = [&[VERSION, 1, 25][..], &[7; 16], &fields].concat();
+        let base = Mutation::Base { inode: InodeId::from_bytes([7; 16]), attributes: Box::new(attributes) };
+        assert_eq!(decode(&bytes), Ok(vec![base]));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Copies of files whose content changed on both sides. They are made as open files without a name, which a crash takes away,
 //! and get their names in the record that takes the cuts apart: a crash leaves all of it or nothing.
 
-use super::{COPY_STEP, InodeFound, Verdict};
+use super::way::InodeFound;
+use super::{COPY_STEP, Verdict};
 use crate::content::map::Fill;
 use crate::shared::{Shared, State};
 use crate::{Error, Name, Position, Transaction};

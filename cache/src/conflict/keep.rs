@@ -1,7 +1,7 @@
 //! Before cuts are taken apart: what they took of files is journaled anew, because the record of it may be gone (a snapshot of
 //! the journal leaves out what sealed files hold), and so may the data file that the record speaks of.
 
-use super::{InodeFound, OnTheWay};
+use super::way::{InodeFound, OnTheWay};
 use crate::Error;
 use crate::content::map::{Backing, Fill};
 use crate::content::read::blocking;
@@ -56,7 +56,9 @@ impl Shared {
 
 /// Files whose content here stays.
 fn kept(way: &OnTheWay) -> impl Iterator<Item = (&InodeId, &InodeFound)> {
-    way.inodes.iter().filter(|(_, found)| (!found.ranges.is_empty() || found.row.is_none()) && !found.is_foreign())
+    way.inodes
+        .iter()
+        .filter(|(_, found)| (!found.ranges.is_empty() || found.row.is_none()) && !found.has_foreign_content())
 }
 
 impl Log<'_> {

@@ -2,7 +2,7 @@
 //! what they would be in into them. A directory has one place, so the move here is given up. What was done inside is done
 //! inside of it wherever it is.
 
-use super::{NameFound, OnTheWay};
+use super::way::{NameFound, OnTheWay};
 use crate::Name;
 use crate::shared::State;
 use std::collections::{BTreeMap, BTreeSet};

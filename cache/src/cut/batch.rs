@@ -41,7 +41,8 @@ pub(crate) struct Renewed {
 /// A batch that is ready to be sent, as it is kept on disk.
 ///
 /// ```text
-/// version = 1 (1) | postcard of Batch
+/// version = 2 (1) | postcard of Batch
+/// version = 1 (1) | postcard of the same without bases
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Batch {
@@ -53,9 +54,14 @@ pub(crate) struct Batch {
     pub(crate) segments: Vec<Segment>,
     /// Bytes of data in it.
     pub(crate) bytes: u64,
+    /// What inodes were before it, as far as it is known: records sealed as if of the row versions that it expects. Never
+    /// sent.
+    pub(crate) bases: Vec<(InodeId, bucket::Sealed)>,
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Of the first releases, which kept no bases.
+const WITHOUT_BASES: u8 = 1;
 
 /// Most windows that are loaded only to count what is left of a file without them.
 const MOST_DROPPED: usize = 64;
@@ -67,6 +73,12 @@ impl Batch {
             Operation::PutInode(put) => Some(put),
             Operation::SetEntry(_) => None,
         })
+    }
+
+    /// What an inode was before this put of it, if that is known.
+    pub(crate) fn base_of(&self, put: &PutInode, key: &Key) -> Option<Record> {
+        let (_, sealed) = self.bases.iter().find(|(inode, _)| *inode == put.inode)?;
+        InodeKeys::new(key).open_sealed_record(put.inode, put.kind, put.expected_version, sealed).ok()
     }
 
     /// True if it refers to runs that it does not bring.
@@ -89,9 +101,16 @@ impl Batch {
 
     /// Reads the stored form.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let Some((&VERSION, body)) = bytes.split_first() else { return Err(String::from("unknown version")) };
-        let (queued, rest) = postcard::take_from_bytes(body).map_err(|error| error.to_string())?;
-        if rest.is_empty() { Ok(queued) } else { Err(String::from("trailing bytes")) }
+        let parsed = match bytes.split_first() {
+            Some((&VERSION, body)) => postcard::take_from_bytes(body),
+            Some((&WITHOUT_BASES, body)) => postcard::take_from_bytes(body).map(|(fields, rest)| {
+                let (cut, commit, segments, bytes) = fields;
+                (Self { cut, commit, segments, bytes, bases: Vec::new() }, rest)
+            }),
+            _ => return Err(String::from("unknown version")),
+        };
+        let (batch, rest) = parsed.map_err(|error| error.to_string())?;
+        if rest.is_empty() { Ok(batch) } else { Err(String::from("trailing bytes")) }
     }
 }
 
@@ -200,7 +219,15 @@ pub(crate) fn make(
         commit: Commit { id: stream.id, mount: stream.mount, number: stream.number, operations, runs: sealed.runs },
         segments: sealed.segments,
         bytes: frozen.bytes,
+        bases: frozen.inodes.iter().filter_map(|inode| Some((inode.inode, seal_base(inode, digests)?))).collect(),
     }
+}
+
+/// What an inode was before a cut, sealed.
+fn seal_base(inode: &FrozenInode, digests: &HashMap<InodeId, Digest>) -> Option<bucket::Sealed> {
+    let record = inode.base_record(digests.get(&inode.inode).copied().unwrap_or(inode.digest))?;
+    let kind = record.attributes.kind;
+    Some(InodeKeys::new(&inode.key).seal_record(inode.inode, kind, inode.expected_version, &record))
 }
 
 fn set_entry(name: &FrozenName, directories: &mut HashMap<InodeId, DirectoryKeys>) -> Operation {
@@ -269,8 +296,8 @@ pub(crate) fn apply_puts_to_tags(puts: &[&PutInode], mut tags: BTreeMap<u64, Win
 }
 
 /// The puts of an inode that come after the network's row of this version and record, of those in batches that left the queue
-/// lately and of those that wait there. Of the former those that are newer; of the latter all, but for those that the row shows already because only the answer was lost. A row of
-/// somebody else's does not hide what waits here.
+/// lately and of those that wait there. Of the former those that are newer; of the latter all, but for those that the row
+/// shows already because only the answer was lost. A row of somebody else's does not hide what waits here.
 pub(crate) fn puts_after<'a>(
     (version, record): (u64, Option<&bucket::Sealed>),
     recent: impl Iterator<Item = &'a PutInode>,
@@ -280,4 +307,68 @@ pub(crate) fn puts_after<'a>(
     let shown = queued.iter().rposition(|put| record == Some(&put.record));
     puts.extend(&queued[shown.map_or(0, |last| last + 1)..]);
     puts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use strewn_engine::bucket::{EncryptedName, Sealed, Timestamp};
+    use strewn_engine::ids::SegmentId;
+
+    /// A batch of the first releases: a name that goes, and an attribute that changes.
+    const OLD: &str = include_str!("../../tests/data/batch-v1.hex");
+
+    fn sample(bases: Vec<(InodeId, Sealed)>) -> Batch {
+        let inode = InodeId::from_bytes([7; 16]);
+        let moment = Timestamp { seconds: 1_700_000_000, nanos: 5 };
+        let set = SetEntry {
+            parent: InodeId::from_bytes([1; 16]),
+            name: EncryptedName::try_from(vec![3; EncryptedName::MIN]).expect("long enough"),
+            expected: Some(inode),
+            target: None,
+            time: moment,
+        };
+        let put = PutInode {
+            inode,
+            kind: Kind::File,
+            expected_version: 4,
+            version: 5,
+            size: 10,
+            record: Sealed { generation: 1, bytes: vec![9; 20].into() },
+            changed: moment,
+            ranges: Vec::new(),
+            tags: Vec::new(),
+        };
+        let operations = vec![Operation::SetEntry(set), Operation::PutInode(put)];
+        let (id, mount) = (CommitId::from_bytes([2; 16]), MountId::from_bytes([5; 16]));
+        let commit = Commit { id, mount, number: 6, operations, runs: Vec::new() };
+        let segments = vec![Segment { id: SegmentId::from_bytes([8; 16]), length: 1 << 20 }];
+        Batch { cut: 3, commit, segments, bytes: 1_000, bases }
+    }
+
+    #[test]
+    fn reads_the_bytes_of_the_first_release() {
+        let bytes = data_encoding::HEXLOWER.decode(OLD.trim().as_bytes()).expect("hexadecimal");
+        assert_eq!(Batch::parse(&bytes), Ok(sample(Vec::new())));
+    }
+
+    #[test]
+    fn reads_what_it_wrote() {
+        let base = Sealed { generation: 1, bytes: vec![6; 30].into() };
+        let batch = sample(vec![(InodeId::from_bytes([7; 16]), base)]);
+        assert_eq!(Batch::parse(&batch.encode()), Ok(batch.clone()));
+        assert!(Batch::parse(&[&batch.encode()[..], &[0]].concat()).is_err());
+        assert!(Batch::parse(&[3]).is_err() && Batch::parse(&[]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_outside_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for version in [WITHOUT_BASES, VERSION] {
+                let _ = Batch::parse(&bytes);
+                bytes.insert(0, version);
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use strewn_engine::bucket::{Kind, MAX_INLINE, Timestamp};
 use strewn_engine::ids::InodeId;
-use strewn_engine::record::Attributes;
+use strewn_engine::record::{Attributes, Record};
 use strewn_engine::secret::Key;
 
 /// How names of files that are open without a name begin.
@@ -58,6 +58,8 @@ pub(crate) struct FrozenInode {
     pub(crate) version: u64,
     /// Of the content before.
     pub(crate) digest: Digest,
+    /// The attributes before, if they are known.
+    pub(crate) base: Option<Box<Attributes>>,
     /// Changed ranges, sorted; they may reach beyond the size.
     pub(crate) ranges: Arc<Vec<(Range<u64>, Fill)>>,
     /// Parts of them that runs of the network have, sorted.
@@ -78,6 +80,13 @@ pub(crate) enum Source {
 }
 
 impl FrozenInode {
+    /// What it was before, if that is known, with what is known of its content.
+    pub(crate) fn base_record(&self, digest: Digest) -> Option<Record> {
+        let attributes = self.base.as_deref()?.clone();
+        let entries_as_of = attributes.ctime;
+        Some(Record { attributes, content: digest.hash, entries_as_of, allocated: None })
+    }
+
     /// A changed range of data, which is either to be sealed or has an origin.
     pub(crate) fn parts(&self, range: &Range<u64>) -> Vec<(Range<u64>, Option<&Origin>)> {
         let mut parts = Vec::new();
@@ -270,6 +279,7 @@ impl Tree {
     }
 
     fn freeze_inode(&mut self, cut: u64, inode: InodeId) -> Option<FrozenInode> {
+        let base = self.node_mut(inode)?.base.take();
         self.mark_clean(inode);
         let total = self.saved.clone();
         let node = self.node_mut(inode)?;
@@ -286,6 +296,7 @@ impl Tree {
             expected_version,
             version,
             digest: node.digest,
+            base,
             ranges: Arc::default(),
             clones: Vec::new(),
             source: Source::Memory(Arc::default()),
@@ -324,6 +335,7 @@ impl Tree {
         self.dirty_bytes = self.dirty_bytes + left - dirty;
         self.in_cut(cut).inodes.push(inode);
         if more {
+            self.node_mut(inode)?.keep_base();
             self.mark_dirty(inode);
         }
         Some(frozen)

@@ -70,7 +70,7 @@ pub(crate) enum Place {
 
 impl Queued {
     pub(crate) fn of(batch: &Batch) -> Self {
-        let Batch { cut, ref commit, ref segments, bytes } = *batch;
+        let Batch { cut, ref commit, ref segments, bytes, .. } = *batch;
         let put = |put: &PutInode| {
             (put.inode, Put { expected_version: put.expected_version, record: fingerprint(&put.record) })
         };

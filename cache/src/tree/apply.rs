@@ -81,6 +81,9 @@ impl Tree {
     }
 
     fn apply(&mut self, mutation: &Mutation, position: u64, applied: &mut Applied) -> Result<(), Misfit> {
+        if let Some(node) = mutation.changes().and_then(|inode| self.nodes.get_mut(&inode)) {
+            node.keep_base();
+        }
         match mutation {
             Mutation::Adopt(adopt) => self.adopt(adopt),
             Mutation::Create { inode, key, attributes } => {
@@ -146,6 +149,12 @@ impl Tree {
             }
             Mutation::Exposed { inode, generation, exposed } => {
                 self.set_exposed(*inode, *generation, *exposed);
+                Ok(())
+            }
+            Mutation::Base { inode, attributes } => {
+                if let Some(node) = self.nodes.get_mut(inode).filter(|node| node.dirty.is_some()) {
+                    node.base = Some(attributes.clone());
+                }
                 Ok(())
             }
             Mutation::Freeze { .. }
@@ -421,6 +430,8 @@ impl Tree {
             node.floor = node.floor.max(newest);
         }
         (node.version, node.digest) = (rebase.version, Digest::uncounted(rebase.content));
+        // If it is known it follows.
+        node.base = None;
         if let Some(content) = node.content.as_deref_mut() {
             content.forget_extents(rebase.version == 0);
             content.forget_clones();

@@ -42,6 +42,7 @@ use evict::Uses;
 use news::News;
 use nodes::Nodes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -196,7 +197,7 @@ impl Tree {
             let order = self.draw_order();
             self.changed_inodes.insert(order, inode);
             if let Some(node) = self.nodes.get_mut(&inode) {
-                node.dirty = Some(order);
+                node.dirty = NonZeroU64::new(order);
             }
         }
         self.note_change();
@@ -204,8 +205,10 @@ impl Tree {
 
     /// Takes an inode off the list of those to be put.
     pub(crate) fn mark_clean(&mut self, inode: InodeId) {
-        if let Some(order) = self.nodes.get_mut(&inode).and_then(|node| node.dirty.take()) {
-            self.changed_inodes.remove(&order);
+        let Some(node) = self.nodes.get_mut(&inode) else { return };
+        node.base = None;
+        if let Some(order) = node.dirty.take() {
+            self.changed_inodes.remove(&order.get());
         }
     }
 

@@ -7,6 +7,7 @@ use crate::content::Digest;
 use crate::content::map::Content;
 use crate::record::{Adopt, Write};
 use bytes::Bytes;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
@@ -20,6 +21,9 @@ pub(crate) struct Node {
     pub(crate) key: Key,
     /// Its attributes, with all local changes.
     pub(crate) attributes: Attributes,
+    /// Its attributes as they were when it became dirty, if the network or a cut has it: what both sides changed since is
+    /// told by it. `None` if it is not dirty, or nobody knows.
+    pub(crate) base: Option<Box<Attributes>>,
     /// Names of a non-directory; subdirectories of a directory.
     pub(crate) links: u32,
     /// Row version once the queued cuts are applied; 0 while no cut has it.
@@ -29,7 +33,7 @@ pub(crate) struct Node {
     /// Newest row version before it was removed on the network: when it comes back it must be newer than what others saw.
     pub(crate) floor: u64,
     /// Order of becoming dirty: the next cut puts the inode. `None` when it need not.
-    pub(crate) dirty: Option<u64>,
+    pub(crate) dirty: Option<NonZeroU64>,
     /// The newest cut that puts it or changes its names; 0 for none.
     pub(crate) cut: u64,
     /// The newest cut that puts its row, or may do so; 0 for none.
@@ -82,6 +86,7 @@ impl Node {
         Self {
             key,
             attributes,
+            base: None,
             links: 0,
             version: 0,
             digest: Digest::uncounted([0; 32]),
@@ -114,6 +119,13 @@ impl Node {
     /// Its kind.
     pub(crate) fn kind(&self) -> Kind {
         self.attributes.kind
+    }
+
+    /// Keeps what its attributes are before they change for the first time since the last cut.
+    pub(crate) fn keep_base(&mut self) {
+        if self.dirty.is_none() && self.version > 0 && !self.orphan {
+            self.base = Some(Box::new(self.attributes.clone()));
+        }
     }
 
     /// True if a row of the network's says nothing about it.

@@ -33,7 +33,7 @@ impl Tree {
             self.parents_first(inode, &mut seen, &mut ordered);
         }
         // Old changes first, as they were: the order decides what goes into a cut together.
-        let age = |inode: &InodeId| self.nodes.get(inode).and_then(|node| node.dirty).unwrap_or(0);
+        let age = |inode: &InodeId| self.nodes.get(inode).and_then(|node| node.dirty);
         let (directories, mut files): (Vec<InodeId>, Vec<InodeId>) =
             ordered.into_iter().partition(|inode| self.nodes.get(inode).is_some_and(Node::is_directory));
         files.sort_by_key(age);
@@ -48,8 +48,9 @@ impl Tree {
                 node.journaled = true;
                 let state = state_of(adopt, node, created.contains(&inode));
                 let counted = state.adopt.counted();
+                let base = node.base.clone().map(|attributes| Mutation::Base { inode, attributes });
                 mutations.push(Mutation::Node(Box::new(state)));
-                mutations.extend(counted);
+                mutations.extend(counted.into_iter().chain(base));
                 mutations.extend(self.all_held(inode));
                 mutations.extend(self.exposure(inode));
             }

@@ -21,6 +21,8 @@ pub struct InodeKeys {
     windows: OnceLock<Zeroizing<[u8; 32]>>,
 }
 
+const CORRUPT_RECORD: Corrupt = Corrupt("inode record");
+
 impl InodeKeys {
     /// Takes the inode's key.
     pub fn new(key: &Key) -> Self {
@@ -45,17 +47,26 @@ impl InodeKeys {
 
     /// Opens the record of a row. It must be of the row's kind, repeat its size, and keep within [`Record::check`].
     pub fn open_record(&self, row: &Inode) -> Result<Record, Corrupt> {
-        const CORRUPT: Corrupt = Corrupt("inode record");
-        let sealed = &row.record;
+        let record = self.open_sealed_record(row.inode, row.kind, row.version, &row.record)?;
+        if record.attributes.size == row.size { Ok(record) } else { Err(CORRUPT_RECORD) }
+    }
+
+    /// Opens what [`Self::seal_record`] sealed. It must be of this kind and keep within [`Record::check`].
+    pub fn open_sealed_record(
+        &self,
+        inode: InodeId,
+        kind: Kind,
+        version: u64,
+        sealed: &Sealed,
+    ) -> Result<Record, Corrupt> {
         if sealed.generation != GENERATION || !(SIV..=Sealed::MAX_RECORD).contains(&sealed.bytes.len()) {
-            return Err(CORRUPT);
+            return Err(CORRUPT_RECORD);
         }
         let mut plaintext = Zeroizing::new(vec![0; sealed.bytes.len() - SIV]);
-        let place = record_place(row.inode, row.kind, row.version);
-        self.records().open(&place, &sealed.bytes, &mut plaintext).map_err(|()| CORRUPT)?;
-        let record = Record::parse(&plaintext).map_err(|_| CORRUPT)?;
-        let agrees = record.attributes.kind == row.kind && record.attributes.size == row.size;
-        agrees.then_some(record).ok_or(CORRUPT)
+        let place = record_place(inode, kind, version);
+        self.records().open(&place, &sealed.bytes, &mut plaintext).map_err(|()| CORRUPT_RECORD)?;
+        let record = Record::parse(&plaintext).map_err(|_| CORRUPT_RECORD)?;
+        if record.attributes.kind == kind { Ok(record) } else { Err(CORRUPT_RECORD) }
     }
 
     /// Seals the key of a run for this inode's extents.

@@ -59,13 +59,15 @@ enum Mix {
     Parts,
     /// All of it.
     All,
+    /// All of it, and files get other modes as well.
+    Modes,
 }
 
 impl Mix {
-    const ALL: [Self; 5] = [Self::Plain, Self::Moves, Self::Links, Self::Parts, Self::All];
+    const ALL: [Self; 6] = [Self::Plain, Self::Moves, Self::Links, Self::Parts, Self::All, Self::Modes];
 
     fn has(self, kind: Self) -> bool {
-        self == kind || self == Self::All
+        self == kind || self == Self::Modes || (self == Self::All && kind != Self::Modes)
     }
 
     fn is_called(self, name: &str) -> bool {
@@ -96,6 +98,11 @@ fn while_parts_of_files_are_written() {
 #[test]
 fn while_everything_happens() {
     seeds_of(Mix::All);
+}
+
+#[test]
+fn while_files_get_other_modes() {
+    seeds_of(Mix::Modes);
 }
 
 #[test]
@@ -283,7 +290,9 @@ impl Run {
 
     /// Takes what a mount shows now as what it is to show, once it has been found to be allowed.
     async fn look(&mut self) {
+        let sequence = self.bucket.snapshot().sequence;
         let mount = &mut self.mounts[self.at];
+        let ahead = sequence > mount.heard;
         let now = mount.settled_view().await;
         let before = std::mem::replace(&mut mount.view, now);
         let shown: BTreeSet<&Vec<u8>> = mount.view.values().filter_map(|seen| seen.content.as_ref()).collect();
@@ -300,9 +309,9 @@ impl Run {
             }
             if !shown.contains(content)
                 && (mount.hidden.contains(content)
-                    || is_hidden(&fresh_view(&self.bucket).await, &mount.view, self.live.get(content)))
+                    || is_hidden(&fresh_view(&self.bucket).await, &mount.view, self.live.get(content), ahead))
             {
-                // So where somebody else gave it another name. It shows again when that is settled.
+                // So where somebody else gave it another name. It shows again when that is settled, or heard of.
                 mount.hidden.insert(content.clone());
                 continue;
             }
@@ -440,9 +449,10 @@ fn is_gone(seen: &Seen) -> bool {
     seen.content.as_deref() == Some(GONE)
 }
 
-/// True if a mount shows something else under a name that an inode has on the network, or under that of a directory above.
-fn is_hidden(there: &View, here: &View, inode: Option<&InodeId>) -> bool {
-    let differs = |path: &str| here.get(path).is_some_and(|seen| seen.inode != there[path].inode);
+/// True if a mount shows something else under a name that an inode has on the network, or under that of a directory above; or
+/// nothing, if the network is `ahead` of what it has heard.
+fn is_hidden(there: &View, here: &View, inode: Option<&InodeId>, ahead: bool) -> bool {
+    let differs = |path: &str| here.get(path).map_or(ahead, |seen| seen.inode != there[path].inode);
     let mut named = there.iter().filter(|(_, seen)| Some(&seen.inode) == inode);
     named.any(|(path, _)| {
         let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);

@@ -28,11 +28,12 @@ impl Run {
             self.compare().await;
         }
         let special: Vec<Mix> =
-            [Mix::Moves, Mix::Links, Mix::Parts].into_iter().filter(|kind| self.mix.has(*kind)).collect();
+            [Mix::Moves, Mix::Links, Mix::Parts, Mix::Modes].into_iter().filter(|kind| self.mix.has(*kind)).collect();
         if !special.is_empty() && self.random.random_ratio(SPECIAL, 100) {
             return match special.choose(&mut self.random) {
                 Some(Mix::Moves) => self.move_directory().await,
                 Some(Mix::Links) => self.link().await,
+                Some(Mix::Modes) => self.change_mode().await,
                 _ => self.write_part().await,
             };
         }
@@ -200,6 +201,17 @@ impl Run {
         let _entry = linked.expect("link");
         mount.volume.forget(seen.inode, 1);
         mount.view.insert(to, seen.clone());
+    }
+
+    async fn change_mode(&mut self) {
+        let Some((path, seen)) = self.file() else { return };
+        let mode = 0o600 | self.random.random_range(0..0o100);
+        self.trace(&format!("chmod {mode:o} {path}"));
+        let _reference = self.held(&path).await;
+        let change = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+        let volume = &self.mounts[self.at].volume;
+        let changed = volume.setattr(ROOT, seen.inode, change).await.expect("chmod");
+        assert_eq!(changed.attributes.mode & 0o7777, mode, "{path}");
     }
 
     /// Writes into the middle of a file or behind its end, or changes its length.
