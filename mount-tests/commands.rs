@@ -46,6 +46,51 @@ fn standard_streams_go_in_and_out() {
 }
 
 #[test]
+fn a_share_is_written_to_the_directory_that_one_is_in() {
+    let drive = Drive::up();
+    std::fs::create_dir(drive.path().join("shared")).unwrap();
+    std::fs::write(drive.path().join("shared/file"), "1").unwrap();
+    drive.sync();
+    let home = drive.beside("home");
+    std::fs::create_dir(&home).unwrap();
+    let share = ["access", "share", "strewn://drive/shared", "--export-to", "shared.grant"];
+    run(drive.strewn(share).current_dir(&home));
+    let cat = ["cat", "strewn://drive/file", "--access", "./shared.grant"];
+    assert_eq!(run(drive.strewn(cat).current_dir(&home)), "1");
+}
+
+#[test]
+fn what_succeeds_says_nothing_and_what_fails_says_why() {
+    let drive = Drive::up();
+    std::fs::create_dir(drive.path().join("directory")).unwrap();
+    std::fs::write(drive.path().join("file"), "1").unwrap();
+    drive.sync();
+    let cat = drive.strewn(["cat", "strewn://drive/file"]).output().unwrap();
+    assert!(cat.status.success() && cat.stderr.is_empty(), "{}", String::from_utf8_lossy(&cat.stderr));
+    let file = drive.beside("local");
+    std::fs::write(&file, "2").unwrap();
+    let error = |arguments: &[&str]| fail(drive.strewn(arguments));
+    let cases: [(&[&str], &str); 4] = [
+        (&["cat", "strewn://drive/missing"], "No such file or directory"),
+        (&["cat", "strewn://drive/directory"], "Is a directory"),
+        (&["ls", "strewn://drive/missing"], "No such file or directory"),
+        (&["rm", "strewn://drive/file/below"], "Not a directory"),
+    ];
+    for (arguments, why) in cases {
+        let said = error(arguments);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    // A slash at the end means a directory.
+    for (to, why) in [("strewn://drive/new/", "No such file or directory"), ("strewn://drive/file/", "not a directory")]
+    {
+        let said = fail(drive.strewn(["cp"]).arg(&file).arg(to));
+        assert!(said.contains(why), "{to}: {said}");
+    }
+    run(drive.strewn(["cp"]).arg(&file).arg("strewn://drive/directory/"));
+    assert_eq!(run(drive.strewn(["cat", "strewn://drive/directory/local"])), "2");
+}
+
+#[test]
 fn buckets_are_made_listed_and_removed() {
     let drive = Drive::up();
     run(drive.strewn(["mb", "strewn://second"]));

@@ -24,9 +24,10 @@ use tracing::Level;
 
 /// A failed operation: what the caller is told, and what the log is told.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
+#[error("{}", self.text())]
 pub struct Error {
     errno: Errno,
+    /// Nothing: what the errno says.
     message: Cow<'static, str>,
     #[source]
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -45,6 +46,16 @@ impl Error {
     /// The request did not end before its deadline.
     pub fn deadline() -> Self {
         Self::new(Errno::TIMEDOUT, Level::WARN, "no answer before the request's deadline")
+    }
+
+    fn text(&self) -> Cow<'static, str> {
+        if !self.message.is_empty() {
+            return self.message.clone();
+        }
+        // Made when somebody reads it: most refusals are answers that nobody sees.
+        let text = std::io::Error::from(self.errno).to_string();
+        let end = text.rfind(" (os error").unwrap_or(text.len());
+        text[..end].to_owned().into()
     }
 
     /// What the caller is told.
@@ -75,7 +86,7 @@ impl Error {
 /// An ordinary refusal.
 impl From<Errno> for Error {
     fn from(errno: Errno) -> Self {
-        Self::new(errno, Level::TRACE, "refused")
+        Self::new(errno, Level::TRACE, "")
     }
 }
 
@@ -150,6 +161,12 @@ mod tests {
             let text = cause.to_string();
             assert_eq!(Error::from(cause).errno(), errno, "{text}");
         }
+    }
+
+    #[test]
+    fn an_ordinary_refusal_says_why() {
+        assert_eq!(Error::from(Errno::NOENT).to_string(), "No such file or directory");
+        assert_eq!(Error::from(Cache::Errno(Errno::ISDIR.raw_os_error())).to_string(), "Is a directory");
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(crate) fn private_dir(path: &Path) -> Outcome {
     if path.is_dir() {
         return Ok(());
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent_of(path);
     private_dir(parent)?;
     let made = match DirBuilder::new().mode(0o700).create(path) {
         // Another process was faster.
@@ -89,6 +89,11 @@ pub(crate) fn private_dir(path: &Path) -> Outcome {
         Ok(()) => std::fs::File::open(parent).and_then(|parent| parent.sync_all()),
     };
     made.context(format_args!("creating {}", path.display()))
+}
+
+/// The directory that a path is in.
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Writes a file that only its owner may read, all or nothing.
@@ -100,7 +105,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Outcome {
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        std::fs::File::open(parent_of(path))?.sync_all()
     })();
     written.inspect_err(|_| drop(std::fs::remove_file(&temporary))).context(what)
 }

@@ -12,6 +12,8 @@ pub(crate) const SCHEME: &str = "strewn://";
 pub(crate) struct Remote {
     pub(crate) bucket: String,
     pub(crate) path: String,
+    /// It was typed with a slash at its end: only a directory is meant.
+    pub(crate) directory: bool,
 }
 
 /// A place on either side.
@@ -35,13 +37,13 @@ impl Remote {
         if parts.contains(&"..") {
             return Err(Failure::usage(format!("{text:?}: '..' has no meaning in a bucket")));
         }
-        Ok(Self { bucket: bucket.to_owned(), path: parts.join("/") })
+        Ok(Self { bucket: bucket.to_owned(), path: parts.join("/"), directory: path.ends_with('/') })
     }
 
     /// The place `name` within this one.
     pub(crate) fn join(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) };
-        Self { bucket: self.bucket.clone(), path }
+        Self { bucket: self.bucket.clone(), path, directory: false }
     }
 
     /// The last component, or the bucket's name at its root.
@@ -84,13 +86,14 @@ mod tests {
     use super::*;
 
     fn remote(bucket: &str, path: &str) -> Remote {
-        Remote { bucket: bucket.into(), path: path.into() }
+        Remote { bucket: bucket.into(), path: path.into(), directory: false }
     }
 
     #[test]
     fn remote_places_are_normalised() {
         assert_eq!(Remote::parse("strewn://b").unwrap(), remote("b", ""));
-        assert_eq!(Remote::parse("b/x//./y/").unwrap(), remote("b", "x/y"));
+        assert_eq!(Remote::parse("b/x//./y").unwrap(), remote("b", "x/y"));
+        assert_eq!(Remote::parse("b/x/").unwrap(), Remote { directory: true, ..remote("b", "x") });
         assert_eq!(remote("b", "").join("x").join("y").to_string(), "strewn://b/x/y");
         assert_eq!(remote("b", "x/y").file_name(), "y");
         assert_eq!(remote("b", "").file_name(), "b");

@@ -27,7 +27,7 @@ impl Session {
     /// Opens the bucket of `place`, from where the grant begins.
     pub(crate) async fn open(access: &AccessArg, place: &Remote) -> Outcome<Self> {
         let grant = config::load_access(access.access.as_deref())?;
-        let start = Remote { bucket: place.bucket.clone(), path: String::new() };
+        let start = Remote { bucket: place.bucket.clone(), path: String::new(), directory: true };
         let opened = remote::open(&grant, &start).await?;
         let parent = config::cache_dir()?.join("commands");
         config::private_dir(&parent)?;

@@ -236,7 +236,8 @@ impl Volume {
             }
             Ok::<(), Stop>(())
         });
-        if let Some(Err(error)) = unpinned {
+        // With the cache all references end.
+        if let Some(Err(error)) = unpinned.filter(|unpinned| !matches!(unpinned, Err(strewn_cache::Error::Closed))) {
             tracing::warn!(%error, "could not let go of inodes");
         }
     }

@@ -36,7 +36,9 @@ impl Cp {
         match (&self.from, &self.to) {
             (Location::Local(from), Location::Remote(to)) => {
                 let session = Session::open(&self.access, to).await?;
-                let to = inside_directory(&session, to, from.file_name().and_then(|name| name.to_str())).await?;
+                // Of a directory the copy may have this name, with a slash or without.
+                let to = Remote { directory: to.directory && !from.is_dir(), ..to.clone() };
+                let to = inside_directory(&session, &to, from.file_name().and_then(|name| name.to_str())).await?;
                 upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(from, &to)
                     .await?;
@@ -108,8 +110,9 @@ async fn inside_directory(session: &Session, place: &Remote, name: Option<&str>)
             Some(name) => Ok(place.join(name)),
             None => Err(Failure::usage(format!("{place} is a directory: say the name to copy to"))),
         },
+        Ok(_) if place.directory => Err(Failure::new(format!("{place} is not a directory"))),
         Ok(_) => Ok(place.clone()),
-        Err(error) if error.errno() == rustix::io::Errno::NOENT => Ok(place.clone()),
+        Err(error) if error.errno() == rustix::io::Errno::NOENT && !place.directory => Ok(place.clone()),
         Err(error) => Err(error).at(place),
     }
 }
