@@ -312,6 +312,9 @@ async fn sizes_change_with_their_times() {
     let size = |size| SetAttributes { size: Some(size), ..SetAttributes::default() };
     let cut = v.setattr(ROOT, a, size(4)).await.unwrap().attributes;
     assert_eq!((cut.size, cut.mtime, cut.ctime), (4, now(&f), now(&f)));
+    f.tick();
+    let same = v.setattr(ROOT, a, size(4)).await.unwrap().attributes;
+    assert_eq!((same.size, same.mtime, same.ctime), (4, now(&f), now(&f)), "as Linux does, also if it has that size");
     v.setattr(ROOT, a, size(8)).await.unwrap();
     assert_eq!(&v.read(a, 0, 100).await.unwrap()[..], b"0123\0\0\0\0");
     assert_eq!(errno(v.setattr(ROOT, d, size(0)).await), Errno::ISDIR);
@@ -360,8 +363,10 @@ async fn fallocate_extends_punches_and_zeroes() {
     let a = file(v, ROOT_INODE, b"a").await;
     let content = async || v.read(a, 0, 1000).await.unwrap().to_vec();
     v.write(a, b"abcdefgh", AT_START).await.unwrap();
+    f.tick();
     v.fallocate(ROOT, a, 0, 20, Allocate::KeepSize).await.unwrap();
     assert_eq!(content().await, b"abcdefgh");
+    assert_eq!(stat(v, a).await.attributes.mtime, now(&f));
     v.fallocate(ROOT, a, 2, 2, Allocate::PunchHole).await.unwrap();
     assert_eq!(content().await, b"ab\0\0efgh");
     v.fallocate(ROOT, a, 6, 20, Allocate::ZeroKeepSize).await.unwrap();

@@ -112,7 +112,6 @@ fn set_size(tx: &mut Transaction<'_>, inode: InodeId, attributes: &Attributes, s
 }
 
 fn apply(attributes: &mut Attributes, change: SetAttributes, caller: Caller, now: Timestamp) {
-    let resized = change.size.is_some_and(|size| size != attributes.size);
     let owned = change.uid.is_some() || change.gid.is_some();
     let strip_only = change == SetAttributes::default();
     if owned || strip_only || (change.size.is_some() && !caller.is_privileged()) {
@@ -127,7 +126,8 @@ fn apply(attributes: &mut Attributes, change: SetAttributes, caller: Caller, now
     }
     attributes.uid = change.uid.unwrap_or(attributes.uid);
     attributes.gid = change.gid.unwrap_or(attributes.gid);
-    if resized {
+    if change.size.is_some() {
+        // Also if it is the size that it has: `: > file` is how make's stamps are made.
         attributes.mtime = now;
     }
     let resolve = |time| match time {

@@ -199,9 +199,6 @@ impl Volume {
                 if grows {
                     tx.resize(inode, end)?;
                 }
-                if how == Allocate::KeepSize || (how == Allocate::Extend && !grows) {
-                    return Ok(());
-                }
                 let mut attributes = tx.attributes(inode)?;
                 (attributes.mtime, attributes.ctime) = (now, now);
                 rules::drop_capabilities(&mut attributes);
