@@ -260,4 +260,23 @@ pub(crate) mod tests {
         assert!(shown > 6, "{shown}");
         cache.close().await.unwrap();
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_sealed_segment_that_was_sent_is_closed() {
+        let (cache, _) = opened(Options::default()).await;
+        let root = cache.root();
+        let name = crate::Name::new(b"file").unwrap();
+        let make = |tx: &mut crate::Transaction<'_>| {
+            let attributes = Attributes { kind: Kind::File, ..tx.attributes(root)? };
+            let file = tx.create(attributes)?;
+            tx.set_entry(root, &name, Some(file))?;
+            Ok(file)
+        };
+        let file = cache.transact(make).await.unwrap();
+        cache.write(file, crate::Position::At(0), &[1; 300_000], |_| {}).await.unwrap();
+        cache.drain(|_| {}).await.unwrap();
+        cache.keep_house().await.unwrap();
+        assert_eq!(cache.shared().sources.lock().len(), 0, "an open file keeps its room on the disk");
+        cache.close().await.unwrap();
+    }
 }

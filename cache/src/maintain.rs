@@ -168,7 +168,7 @@ impl Shared {
         let shared = self.clone();
         blocking(move || {
             for (cut, segments) in done {
-                segments.iter().for_each(|segment| shared.store.remove_segment(segment.id));
+                segments.iter().for_each(|segment| shared.remove_segment(segment.id));
                 shared.store.remove_cut(cut);
             }
             abandoned.iter().for_each(|(inode, generation)| shared.store.remove_data(*inode, *generation));

@@ -150,6 +150,12 @@ impl Shared {
         Ok(source)
     }
 
+    /// Removes a sealed segment, and closes it: an open file would keep its room on the disk.
+    pub(crate) fn remove_segment(&self, segment: SegmentId) {
+        self.sources.lock().pop(&segment);
+        self.store.remove_segment(segment);
+    }
+
     /// Sends the oldest batch. True if the network has it now.
     async fn commit(self: &Arc<Self>, queued: &Arc<Queued>) -> Result<bool, Error> {
         // The network must never be ahead of what a power cut leaves here: it would look like another writer's work.

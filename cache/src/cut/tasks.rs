@@ -183,7 +183,7 @@ impl Shared {
         let mut state = self.state.lock();
         if state.pipeline.epoch != epoch {
             drop(state);
-            sealed.segments.iter().for_each(|segment| self.store.remove_segment(segment.id));
+            sealed.segments.iter().for_each(|segment| self.remove_segment(segment.id));
             return Ok(());
         }
         state.pipeline.frozen.pop_front();
