@@ -41,6 +41,11 @@ use strewn_engine::bucket::{self, Kind, Operation, Refusal};
 use strewn_engine::ids::{InodeId, MountId};
 use way::{InodeFound, NameFound, OnTheWay, changes_of};
 
+/// What is said in the name of something that lost a conflict.
+pub(crate) const CONFLICT: &str = "conflict";
+/// What is said if it has holes where bytes are missing.
+const INCOMPLETE: &str = "incomplete conflict";
+
 /// Bytes copied at a time into a conflict copy.
 const COPY_STEP: u64 = 1 << 20;
 
@@ -187,12 +192,15 @@ impl Shared {
                 continue;
             }
             rebase(state, *inode, found, &way.names, &mut verdict.record)?;
+            if found.is_foreign() {
+                verdict.told.push(Invalidation::Inode(*inode));
+            }
             let nameless =
                 state.tree.node(*inode).is_some_and(|node| !node.orphan) && state.tree.name_of(*inode).is_none();
             if found.row.is_none() && nameless && *inode != state.tree.root {
                 // Somebody moved it to where nobody looked, and then removed it.
                 let root = state.tree.root;
-                let name = self.conflict_name(&state.tree, root, &moved(), &mut verdict.taken);
+                let name = self.conflict_name(&state.tree, root, &moved(), CONFLICT, &mut verdict.taken);
                 self.note_conflict(root, &name);
                 verdict.entry(root, name, None, Some(*inode));
             }
@@ -278,7 +286,7 @@ impl Shared {
         }
         verdict.entry(directory, name.clone(), local, theirs);
         if let Some(local) = local.filter(|_| !lost && !goes) {
-            let conflict = self.conflict_name(&state.tree, directory, name, &mut verdict.taken);
+            let conflict = self.conflict_name(&state.tree, directory, name, CONFLICT, &mut verdict.taken);
             self.note_conflict(directory, &conflict);
             verdict.entry(directory, conflict, None, Some(local));
         }
@@ -299,12 +307,14 @@ impl Shared {
         self.copied.note(directory, name);
     }
 
-    /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then.
+    /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then. `what` is [`CONFLICT`]
+    /// or more.
     pub(crate) fn conflict_name(
         &self,
         tree: &Tree,
         directory: InodeId,
         name: &Name,
+        what: &str,
         taken: &mut BTreeSet<(InodeId, Name)>,
     ) -> Name {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -313,8 +323,8 @@ impl Shared {
         let mut number = 0;
         loop {
             let suffix = match number {
-                0 => format!(" (conflict {host} {seconds})"),
-                _ => format!(" (conflict {host} {seconds}-{number})"),
+                0 => format!(" ({what} {host} {seconds})"),
+                _ => format!(" ({what} {host} {seconds}-{number})"),
             };
             let keep = name.as_bytes().len().min(Name::MAX - suffix.len());
             let bytes = [&name.as_bytes()[..keep], suffix.as_bytes()].concat();

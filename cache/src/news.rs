@@ -5,6 +5,7 @@
 //! again. Something changed here that loses its name to somebody else's keeps its bytes: it stays where it was if the name
 //! is free, else it becomes a conflict copy beside it, in one journaled step.
 
+use crate::conflict::CONFLICT;
 use crate::content::map::Backing;
 use crate::index::Feed;
 use crate::load::Ticket;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use strewn_engine::bucket::{self, Change};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::DirectoryKeys;
+use strewn_engine::record::Attributes;
 
 /// How long the feed is asked to wait for a change.
 const FEED_WAIT: Duration = Duration::from_secs(25);
@@ -129,6 +131,8 @@ impl Shared {
     /// Loads anew what another mount changed of what is known here.
     async fn take_change(self: &Arc<Self>, change: &Change) -> Result<(), Error> {
         let names = self.names_of(change);
+        let concerned = names.keys().chain(&change.inodes);
+        let before: Vec<_> = concerned.map(|inode| (*inode, self.stat_of(*inode))).collect();
         for inode in &change.inodes {
             // What programs stored into it here before has to be known as changed here.
             if let Err(error) = self.settle_exposed(*inode, Look::Now).await {
@@ -174,7 +178,16 @@ impl Shared {
         for inode in &change.inodes {
             self.reload(*inode).await?;
         }
+        // Names that came and went may have changed how many links they have.
+        let changed = before.into_iter().filter(|(inode, before)| before.is_some() && *before != self.stat_of(*inode));
+        changed.for_each(|(inode, _)| self.invalidate(Invalidation::Inode(inode)));
         Ok(())
+    }
+
+    /// What `stat` shows of an inode that is known.
+    fn stat_of(&self, inode: InodeId) -> Option<(Attributes, Option<u32>)> {
+        let state = self.state.lock();
+        Some((state.tree.node(inode)?.attributes.clone(), state.tree.nlink(inode)))
     }
 
     /// The names that a change is about, of directories that are known here.
@@ -247,7 +260,7 @@ impl Shared {
         record.push(entry(name, Some(ours), theirs));
         let kept = match theirs {
             None => name.clone(),
-            Some(_) => self.conflict_name(&state.tree, directory, name, &mut BTreeSet::new()),
+            Some(_) => self.conflict_name(&state.tree, directory, name, CONFLICT, &mut BTreeSet::new()),
         };
         record.push(entry(&kept, None, Some(ours)));
         let record = state.tree.with_adoptions(record);

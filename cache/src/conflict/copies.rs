@@ -2,12 +2,11 @@
 //! and get their names in the record that takes the cuts apart: a crash leaves all of it or nothing.
 
 use super::way::InodeFound;
-use super::{COPY_STEP, Verdict};
-use crate::content::map::Fill;
+use super::{CONFLICT, COPY_STEP, INCOMPLETE, Verdict};
+use crate::content::map::{Fill, Part};
 use crate::shared::{Shared, State};
 use crate::{Error, Name, Position, Transaction};
 use rangemap::RangeSet;
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use strewn_engine::bucket;
@@ -17,15 +16,22 @@ use strewn_engine::record::Attributes;
 /// Copies without names. Dropped, they are given up.
 pub(super) struct Copies<'a> {
     shared: &'a Arc<Shared>,
-    /// The file, and its copy.
-    copies: Vec<(InodeId, InodeId)>,
-    /// Copies that are not worth a name.
-    without: BTreeSet<InodeId>,
+    copies: Vec<CopyOf>,
+}
+
+/// A copy.
+struct CopyOf {
+    file: InodeId,
+    copy: InodeId,
+    /// None of it is missing: else it has holes where nothing was written here and the network has other bytes by now.
+    whole: bool,
+    /// It is worth a name.
+    named: bool,
 }
 
 impl<'a> Copies<'a> {
     pub(super) fn new(shared: &'a Arc<Shared>) -> Self {
-        Self { shared, copies: Vec::new(), without: BTreeSet::new() }
+        Self { shared, copies: Vec::new() }
     }
 
     /// Copies a file as it is here, durably.
@@ -39,17 +45,17 @@ impl<'a> Copies<'a> {
             Ok(copy)
         });
         let copy = copy.await?;
-        self.copies.push((inode, copy));
+        // Already, so that it is given up if it does not succeed.
+        self.copies.push(CopyOf { file: inode, copy, whole: true, named: true });
         let (mut at, mut whole) = (0, true);
         while at < size {
             let part = at..(at + COPY_STEP).min(size);
-            whole &= self.copy_part(inode, copy, part.clone(), &ours).await?;
+            whole &= self.copy_part(inode, copy, part.clone()).await?;
             at = part.end;
         }
-        if !whole && ours.is_empty() {
-            // It was only cut off here, and what was left of it is not here: there is nothing to keep.
-            self.without.insert(copy);
-            return Ok(());
+        if let Some(made) = self.copies.last_mut() {
+            // If it was only cut off here, and what was left of it is not here, there is nothing to keep.
+            (made.whole, made.named) = (whole, whole || !ours.is_empty());
         }
         // The sealed files that held these bytes so far go with the cuts.
         self.shared.sync_data_file(copy).await
@@ -67,53 +73,54 @@ impl<'a> Copies<'a> {
     }
 
     /// Copies a stretch. False if some of it is nowhere any more.
-    async fn copy_part(
-        &self,
-        inode: InodeId,
-        copy: InodeId,
-        part: Range<u64>,
-        ours: &RangeSet<u64>,
-    ) -> Result<bool, Error> {
+    async fn copy_part(&self, inode: InodeId, copy: InodeId, part: Range<u64>) -> Result<bool, Error> {
         let shared = self.shared;
         match shared.read(inode, part.start, (part.end - part.start) as usize).await {
             Ok(bytes) => {
                 shared.write(copy, Position::At(part.start), &bytes, |_| {}).await?;
                 Ok(true)
             }
-            // Not gone, only out of reach: the copy is made anew later.
-            Err(error @ Error::Network(bucket::Error::Unreachable(_))) => Err(error),
-            // What was never changed here went with their change; what was changed here is here.
-            Err(error) => {
+            // What was neither changed here nor read went with their change.
+            Err(error @ (Error::Stale | Error::Network(bucket::Error::NotFound(_)))) => {
                 tracing::warn!("a stretch of a conflict copy is gone from the network: {error}");
-                for range in ours.overlapping(&part) {
-                    let range = range.start.max(part.start)..range.end.min(part.end);
+                for range in self.present(inode, &part) {
                     let bytes = shared.read(inode, range.start, (range.end - range.start) as usize).await?;
                     shared.write(copy, Position::At(range.start), &bytes, |_| {}).await?;
                 }
                 Ok(false)
             }
+            // Not gone, only out of reach: the copy is made anew later.
+            Err(error) => Err(error),
         }
+    }
+
+    /// What of a range is here.
+    fn present(&self, inode: InodeId, range: &Range<u64>) -> Vec<Range<u64>> {
+        let state = self.shared.state.lock();
+        let content = state.tree.node(inode).and_then(|node| node.content.as_deref());
+        let parts = content.into_iter().flat_map(|content| content.parts(range.clone()));
+        let here = |part| if let Part::Present(range) = part { Some(range) } else { None };
+        parts.filter_map(here).collect()
     }
 
     /// Names the copies beside their files, in the record that takes the cuts apart; in the root if no name is known here, as
     /// after a restart. A file without any name needs no copy.
     pub(super) fn name(&self, state: &State, verdict: &mut Verdict) {
-        for (inode, copy) in &self.copies {
-            if self.without.contains(copy) || state.tree.node(*inode).is_none_or(|node| node.links == 0) {
-                continue;
-            }
-            let unknown = || (state.tree.root, Name::new(inode.to_string().as_bytes()).expect("hexadecimal"));
-            let (directory, name) = state.tree.name_of(*inode).unwrap_or_else(unknown);
-            let name = self.shared.conflict_name(&state.tree, directory, &name, &mut verdict.taken);
+        let named = |inode: InodeId| state.tree.node(inode).is_some_and(|node| node.links > 0);
+        for made in self.copies.iter().filter(|made| made.named && named(made.file)) {
+            let unknown = || (state.tree.root, Name::new(made.file.to_string().as_bytes()).expect("hexadecimal"));
+            let (directory, name) = state.tree.name_of(made.file).unwrap_or_else(unknown);
+            let what = if made.whole { CONFLICT } else { INCOMPLETE };
+            let name = self.shared.conflict_name(&state.tree, directory, &name, what, &mut verdict.taken);
             self.shared.note_conflict(directory, &name);
-            verdict.entry(directory, name, None, Some(*copy));
+            verdict.entry(directory, name, None, Some(made.copy));
         }
     }
 }
 
 impl Drop for Copies<'_> {
     fn drop(&mut self) {
-        for (_, copy) in &self.copies {
+        for CopyOf { copy, .. } in &self.copies {
             let mut unpin = |tx: &mut Transaction<'_>| {
                 tx.unpin(*copy, 1);
                 Ok(())

@@ -242,7 +242,9 @@ impl Tree {
         let counts = node.cut == 0 && !(node.renamed && node.is_directory());
         let links = if counts { links } else { node.links };
         let other_links = links != node.links;
-        let newer = adopt.version > node.version || (adopt.version == node.version && other_links);
+        // Names that change in a directory change its times, but no version.
+        let later = node.is_directory() && adopt.attributes.mtime > node.attributes.mtime;
+        let newer = adopt.version > node.version || (adopt.version == node.version && (other_links || later));
         if !newer {
             return false;
         }
