@@ -163,11 +163,8 @@ impl Reference {
             _ => return Err(Errno::INVAL),
         }
         let node = &mut self.nodes[id];
-        if node.content.len() != size {
-            node.mtime = now;
-        }
         node.content.resize(size, 0);
-        node.ctime = now;
+        node.changed(now);
         Ok(())
     }
 
@@ -181,9 +178,7 @@ impl Reference {
         if grows {
             node.content.resize(end, 0);
         }
-        if grows || !matches!(how, Allocate::Extend | Allocate::KeepSize) {
-            node.changed(now);
-        }
+        node.changed(now);
     }
 
     /// Directories that can be reached, and all nodes that have a name.
