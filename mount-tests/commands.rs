@@ -86,7 +86,10 @@ fn what_succeeds_says_nothing_and_what_fails_says_why() {
         let said = fail(drive.strewn(["cp"]).arg(&file).arg(to));
         assert!(said.contains(why), "{to}: {said}");
     }
-    run(drive.strewn(["cp"]).arg(&file).arg("strewn://drive/directory/"));
+    let quiet = drive.strewn(["cp", "-q"]).arg(&file).arg("strewn://drive/directory/").output().unwrap();
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "{}", String::from_utf8_lossy(&quiet.stderr));
+    let said = fail(drive.strewn(["ls", "strewn://drive/", "--access", "./missing"]));
+    assert!(said.contains("neither a file nor a saved one"), "{said}");
     assert_eq!(run(drive.strewn(["cat", "strewn://drive/directory/local"])), "2");
 }
 

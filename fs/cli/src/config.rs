@@ -167,9 +167,12 @@ pub(crate) fn load_access(access: Option<&str>) -> Outcome<AccessGrant> {
 }
 
 fn access_file(name: &str) -> Outcome<PathBuf> {
-    let path = access_path(name)?;
-    if path.is_file() {
-        return Ok(path);
+    // What cannot be a name was meant as a file.
+    if is_access_name(name) {
+        let path = access_path(name)?;
+        if path.is_file() {
+            return Ok(path);
+        }
     }
     Err(Failure::new(format!("there is no access grant {name:?}, neither a file nor a saved one"))
         .hint("'strewn access list' shows the saved grants"))

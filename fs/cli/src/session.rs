@@ -39,11 +39,23 @@ impl Session {
         Ok(Self { paths, cache, _directory: directory })
     }
 
-    /// Waits until the network has everything.
+    /// Waits until the network has everything, and shows how far it is.
     pub(crate) async fn finish(self) -> Outcome {
-        let mut progress = UploadProgress::new();
-        let drained = self.cache.drain(|status| progress.show(mounted::pending(status))).await;
-        progress.finish();
+        self.finish_as(false).await
+    }
+
+    /// The same; shows nothing if it is to be `quiet`.
+    pub(crate) async fn finish_as(self, quiet: bool) -> Outcome {
+        let mut progress = (!quiet).then(UploadProgress::new);
+        let show = |status: &strewn_cache::Status| {
+            if let Some(progress) = &mut progress {
+                progress.show(mounted::pending(status));
+            }
+        };
+        let drained = self.cache.drain(show).await;
+        if let Some(progress) = progress {
+            progress.finish();
+        }
         drained.map_err(|error| Failure::new(format!("not everything could be stored: {error}")))?;
         self.cache.close().await.context("closing the cache")
     }

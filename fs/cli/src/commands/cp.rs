@@ -42,7 +42,7 @@ impl Cp {
                 upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(from, &to)
                     .await?;
-                session.finish().await
+                session.finish_as(self.quiet).await
             }
             (Location::Remote(from), Location::Local(to)) => {
                 let session = Session::open(&self.access, from).await?;
@@ -50,7 +50,7 @@ impl Cp {
                 download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(from, &to)
                     .await?;
-                session.finish().await
+                session.finish_as(self.quiet).await
             }
             (Location::Standard, Location::Remote(to)) => self.upload_standard(to).await,
             (Location::Remote(from), Location::Standard) => self.download_standard(from).await,
@@ -72,7 +72,7 @@ impl Cp {
             writer.write(&buffer[..read]).await.at(to)?;
         }
         writer.finish(crate::session::caller(), Default::default()).await.at(to)?;
-        session.finish().await
+        session.finish_as(self.quiet).await
     }
 
     async fn download_standard(&self, from: &Remote) -> Outcome {
@@ -83,7 +83,7 @@ impl Cp {
             output.write_all(&bytes).context("writing to standard output")?;
         }
         output.flush().context("writing to standard output")?;
-        session.finish().await
+        session.finish_as(self.quiet).await
     }
 
     /// Bucket to bucket: the content passes through this machine, because it is sealed anew.
@@ -95,8 +95,8 @@ impl Cp {
         let copy = staging.path().join("copy");
         download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }.copy(from, &copy).await?;
         upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }.copy(&copy, &to).await?;
-        target.finish().await?;
-        source.finish().await
+        target.finish_as(self.quiet).await?;
+        source.finish_as(self.quiet).await
     }
 }
 
