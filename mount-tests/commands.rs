@@ -83,8 +83,10 @@ fn what_succeeds_says_nothing_and_what_fails_says_why() {
     // A slash at the end means a directory.
     for (to, why) in [("strewn://drive/new/", "No such file or directory"), ("strewn://drive/file/", "not a directory")]
     {
-        let said = fail(drive.strewn(["cp"]).arg(&file).arg(to));
-        assert!(said.contains(why), "{to}: {said}");
+        for from in [["cp", file.to_str().unwrap()], ["cp", "-"], ["mv", "strewn://drive/file"]] {
+            let said = fail(drive.strewn(from).arg(to));
+            assert!(said.contains(why), "{to}: {said}");
+        }
     }
     let quiet = drive.strewn(["cp", "-q"]).arg(&file).arg("strewn://drive/directory/").output().unwrap();
     assert!(quiet.status.success() && quiet.stderr.is_empty(), "{}", String::from_utf8_lossy(&quiet.stderr));

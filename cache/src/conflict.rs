@@ -191,7 +191,7 @@ impl Shared {
                 lost.push(*inode);
                 continue;
             }
-            rebase(state, *inode, found, &way.names, &mut verdict.record)?;
+            rebase(state, *inode, found, &way.names, &mut verdict.record);
             if found.is_foreign() {
                 verdict.told.push(Invalidation::Inode(*inode));
             }
@@ -307,8 +307,8 @@ impl Shared {
         self.copied.note(directory, name);
     }
 
-    /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then. `what` is [`CONFLICT`]
-    /// or more.
+    /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then. `what` is
+    /// [`CONFLICT`] or [`INCOMPLETE`].
     pub(crate) fn conflict_name(
         &self,
         tree: &Tree,
@@ -358,12 +358,12 @@ fn rebase(
     found: &InodeFound,
     names: &BTreeMap<(InodeId, Name), NameFound>,
     record: &mut Vec<Mutation>,
-) -> Result<(), Error> {
-    let Some(node) = state.tree.node(inode) else { return Ok(()) };
+) {
+    let Some(node) = state.tree.node(inode) else { return };
     let Some(row) = &found.row else {
         if node.is_directory() && node.orphan {
             // Made here and removed again. A record about it would bring it back.
-            return Ok(());
+            return;
         }
         let digest = Digest::empty();
         let newest = (found.expected > 0).then_some(found.expected);
@@ -378,12 +378,12 @@ fn rebase(
                 base: None,
             }));
         }
-        return Ok(());
+        return;
     };
     if found.probe {
-        return Ok(());
+        return;
     }
-    let Some(theirs) = &found.theirs else { return Ok(()) };
+    let Some(theirs) = &found.theirs else { return };
     let foreign_content = found.has_foreign_content() && node.content.is_some();
     let digest = Digest { hash: theirs.content, allocated: theirs.allocated };
     let foreign = foreign_content.then_some(row.size);
@@ -395,5 +395,4 @@ fn rebase(
         record.push(Mutation::Attributes { inode, soft: false, attributes: Box::new(merged) });
     }
     record.push(Mutation::Base { inode, attributes: Box::new(theirs) });
-    Ok(())
 }

@@ -177,13 +177,11 @@ pub(crate) mod tests {
     use strewn_engine::record::{Attributes, Record};
     use strewn_engine::secret::Key;
 
-    fn bucket(root: &Root) -> MemoryBucket {
-        let bucket = BucketId::from_bytes([1; 16]);
-        let (segment_size, cipher) = (1 << 20, Cipher::Aes256Gcm);
-        let settings = BucketSettings { bucket, root: root.inode, segment_size, cipher, epoch: 1 };
+    /// Attributes of something that is empty and root's.
+    pub(crate) fn attributes(kind: Kind) -> Attributes {
         let moment = Timestamp::default();
-        let attributes = Attributes {
-            kind: Kind::Directory,
+        Attributes {
+            kind,
             mode: 0o755,
             uid: 0,
             gid: 0,
@@ -195,9 +193,16 @@ pub(crate) mod tests {
             rdev: 0,
             target: Bytes::new(),
             xattrs: Arc::default(),
-        };
+        }
+    }
+
+    fn bucket(root: &Root) -> MemoryBucket {
+        let bucket = BucketId::from_bytes([1; 16]);
+        let (segment_size, cipher) = (1 << 20, Cipher::Aes256Gcm);
+        let settings = BucketSettings { bucket, root: root.inode, segment_size, cipher, epoch: 1 };
         let content = window::content_hash(&[]);
-        let record = Record { attributes, content, entries_as_of: moment, allocated: None };
+        let attributes = attributes(Kind::Directory);
+        let record = Record { attributes, content, entries_as_of: Timestamp::default(), allocated: None };
         let sealed = InodeKeys::new(&root.key).seal_record(root.inode, Kind::Directory, 1, &record);
         MemoryBucket::new(settings, sealed)
     }

@@ -20,7 +20,7 @@ use strewn_engine::secret::Key;
 use tokio::sync::watch;
 
 /// Attempts at loading what changes meanwhile.
-const MOST_ATTEMPTS: usize = 50;
+pub(crate) const MOST_ATTEMPTS: usize = 50;
 
 /// Names of a directory asked for one by one before all of them are.
 const MISSES_BEFORE_LISTING: u32 = 8;

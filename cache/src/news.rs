@@ -131,8 +131,7 @@ impl Shared {
     /// Loads anew what another mount changed of what is known here.
     async fn take_change(self: &Arc<Self>, change: &Change) -> Result<(), Error> {
         let names = self.names_of(change);
-        let concerned = names.keys().chain(&change.inodes);
-        let before: Vec<_> = concerned.map(|inode| (*inode, self.stat_of(*inode))).collect();
+        let before: Vec<_> = change.inodes.iter().map(|inode| (*inode, self.stat_of(*inode))).collect();
         for inode in &change.inodes {
             // What programs stored into it here before has to be known as changed here.
             if let Err(error) = self.settle_exposed(*inode, Look::Now).await {
@@ -171,6 +170,9 @@ impl Shared {
             }
         }
         ticket.end();
+        // Names that came and went may have changed how many links they have. What rows change is told where they are taken in.
+        let changed = before.into_iter().filter(|(inode, before)| before.is_some() && *before != self.stat_of(*inode));
+        changed.for_each(|(inode, _)| self.invalidate(Invalidation::Inode(inode)));
         for (directory, names) in names {
             names.into_iter().for_each(|name| self.invalidate_entry(directory, name));
             self.reload(directory).await?;
@@ -178,9 +180,6 @@ impl Shared {
         for inode in &change.inodes {
             self.reload(*inode).await?;
         }
-        // Names that came and went may have changed how many links they have.
-        let changed = before.into_iter().filter(|(inode, before)| before.is_some() && *before != self.stat_of(*inode));
-        changed.for_each(|(inode, _)| self.invalidate(Invalidation::Inode(inode)));
         Ok(())
     }
 

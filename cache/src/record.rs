@@ -332,25 +332,11 @@ mod tests {
         let exposed = Mutation::Exposed { inode: InodeId::from_bytes([7; 16]), generation: 3, exposed: true };
         let bytes = [&[VERSION, 1, 24][..], &[7; 16], &[3, 1]].concat();
         assert_eq!(decode(&bytes), Ok(vec![exposed]));
-        let moment = Timestamp { seconds: 1, nanos: 5 };
-        let attributes = Attributes {
-            kind: Kind::File,
-            mode: 0o644,
-            uid: 1,
-            gid: 2,
-            size: 3,
-            atime: moment,
-            mtime: moment,
-            ctime: moment,
-            btime: moment,
-            rdev: 0,
-            target: Bytes::new(),
-            xattrs: Default::default(),
-        };
-        // Kind, mode (a varint), owner, group and size; four times (seconds zigzag); no device, target or xattrs.
-        let fields = [&[0, 0xa4, 0x03, 1, 2, 3][..], &[2, 5, 2, 5, 2, 5, 2, 5], &[0, 0, 0]].concat();
+        let base = Box::new(Attributes { size: 3, ..crate::drain::tests::attributes(Kind::File) });
+        // Kind, mode (a varint), owner, group and size; four times; no device, target or xattrs.
+        let fields = [&[0, 0xed, 0x03, 0, 0, 3][..], &[0; 8], &[0, 0, 0]].concat();
         let bytes = [&[VERSION, 1, 25][..], &[7; 16], &fields].concat();
-        let base = Mutation::Base { inode: InodeId::from_bytes([7; 16]), attributes: Box::new(attributes) };
+        let base = Mutation::Base { inode: InodeId::from_bytes([7; 16]), attributes: base };
         assert_eq!(decode(&bytes), Ok(vec![base]));
     }
 

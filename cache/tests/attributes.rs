@@ -8,8 +8,7 @@ use common::lines::Lines;
 use common::*;
 use std::sync::Arc;
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::journal::BootId;
-use strewn_cache::{Cache, Options, Root};
+use strewn_cache::{Cache, Root};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::lease::LEASE;
 use strewn_engine::bucket::memory::MemoryBucket;
@@ -27,18 +26,13 @@ struct Two {
     one: Cache,
 }
 
-async fn open_with(disk: &MemoryDisk, lines: &Arc<Lines>, root: &Root, options: Options) -> Cache {
-    let opened = Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), lines.clone(), root.clone(), options);
-    opened.await.expect("the cache opens")
-}
-
 impl Two {
     /// With one object of this kind, which the network has and the first mount knows; the first mount is cut off then.
     async fn with(kind: Kind) -> Self {
         let (bucket, root) = bucket(1 << 20);
         let lines = Arc::new(Lines::new(bucket.clone()));
         let disk = MemoryDisk::new();
-        let one = open_with(&disk, &lines, &root, options()).await;
+        let one = open_over(&disk, &lines, &root, options()).await;
         let object = create(&one, root.inode, "object", kind).await;
         if kind == Kind::File {
             write(&one, object, 0, &pattern(LENGTH, 1)).await;
@@ -73,7 +67,7 @@ impl Two {
         self.one.sync_all().await.expect("durable");
         let killed = self.disk.kill();
         self.disk = killed;
-        self.one = open_with(&self.disk, &self.lines, &self.root, options()).await;
+        self.one = open_over(&self.disk, &self.lines, &self.root, options()).await;
     }
 
     /// What the network has when both have heard of each other; both show the same.

@@ -6,7 +6,6 @@ use common::lines::Lines;
 use common::*;
 use std::sync::{Arc, Mutex};
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::journal::BootId;
 use strewn_cache::{Cache, Options, Root, Transaction};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::lease::LEASE;
@@ -42,8 +41,7 @@ async fn first_mount(bucket: &MemoryBucket, root: &Root) -> Cache {
 
 /// The second mount, cut off, with a batch that is going to be refused. Its bytes are in sealed files alone.
 async fn second_mount(disk: &MemoryDisk, bucket: &Arc<Lines>, root: &Root) -> (Cache, Ours) {
-    let opened = Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), bucket.clone(), root.clone(), tight());
-    let two = opened.await.unwrap();
+    let two = open_over(disk, bucket, root, tight()).await;
     picture(&two).await;
     let ours = Ours {
         shared: pattern(100_000, 2),
@@ -206,9 +204,7 @@ async fn ask_in_vain<T>(question: impl Future<Output = T>) {
 async fn news_that_nobody_waits_for_any_more_are_loaded_by_the_next() {
     let (bucket, root) = bucket(1 << 20);
     let lines = Arc::new(Lines::new(bucket.clone()));
-    let disk = Arc::new(MemoryDisk::new());
-    let opened = Cache::open_on(disk, BootId([1; 16]), lines.clone(), root.clone(), options());
-    let one = opened.await.unwrap();
+    let one = open_over(&MemoryDisk::new(), &lines, &root, options()).await;
     let file = create(&one, root.inode, "file", Kind::File).await;
     drain(&one).await;
     picture(&one).await;
@@ -241,8 +237,7 @@ async fn what_is_written_while_a_conflict_copy_is_made_is_in_it() {
     let (bucket, root) = bucket(1 << 20);
     let lines = Arc::new(Lines::new(bucket.clone()));
     let disk = MemoryDisk::new();
-    let opened = Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), lines.clone(), root.clone(), options());
-    let one = opened.await.unwrap();
+    let one = open_over(&disk, &lines, &root, options()).await;
     let file = create(&one, root.inode, "file", Kind::File).await;
     write(&one, file, 0, &pattern(100_000, 1)).await;
     drain(&one).await;
@@ -274,4 +269,34 @@ async fn what_is_written_while_a_conflict_copy_is_made_is_in_it() {
     assert_eq!(files.len(), 2);
     assert!(files.contains(&theirs) && files.contains(&mine), "an acknowledged write is lost");
     one.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_says_what_it_lacks_and_has_what_was_read() {
+    let (bucket, root) = bucket(1 << 20);
+    let one = open_on(&MemoryDisk::new(), &bucket, &root, options()).await;
+    let file = create(&one, root.inode, "file", Kind::File).await;
+    let old = pattern(3 << 20, 1);
+    write(&one, file, 0, &old).await;
+    drain(&one).await;
+    let lines = Arc::new(Lines::new(bucket.clone()));
+    let two = open_over(&MemoryDisk::new(), &lines, &root, options()).await;
+    assert_eq!(lookup(&two, root.inode, "file").await, Some(file));
+    assert_eq!(two.read(file, 0, 1_000).await.unwrap(), old[..1_000]);
+    lines.cut_off(true);
+    write(&two, file, 2 << 20, b"mine").await;
+    let theirs = pattern(3 << 20, 2);
+    write(&one, file, 0, &theirs).await;
+    drain(&one).await;
+    lines.cut_off(false);
+    drain(&two).await;
+    let found = fresh_picture(&bucket, &root).await;
+    assert_eq!(found.len(), 2, "{:?}", found.keys());
+    assert!(found["/file"].3 == theirs);
+    let (_, copy) = found.iter().find(|(path, _)| path.starts_with("/file (incomplete conflict ")).expect("it says so");
+    let bytes = &copy.3;
+    assert!(bytes.len() == old.len() && bytes[..1_000] == old[..1_000], "what was read");
+    assert_eq!(bytes[2 << 20..][..5], *b"mine\0", "what was written, and nothing that was not");
+    one.close().await.unwrap();
+    two.close().await.unwrap();
 }

@@ -6,17 +6,11 @@ use common::lines::Lines;
 use common::*;
 use std::sync::Arc;
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::journal::BootId;
-use strewn_cache::{Cache, Error, Root, Stop};
+use strewn_cache::{Error, Root, Stop};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
 
 const EEXIST: i32 = 17;
-
-async fn mount(lines: &Arc<Lines>, root: &Root) -> Cache {
-    let disk = Arc::new(MemoryDisk::new());
-    Cache::open_on(disk, BootId([1; 16]), lines.clone(), root.clone(), options()).await.expect("the cache opens")
-}
 
 /// What another mount makes, which is gone then.
 async fn made_elsewhere(bucket: &MemoryBucket, root: &Root, text: &str) {
@@ -30,14 +24,14 @@ async fn made_elsewhere(bucket: &MemoryBucket, root: &Root, text: &str) {
 async fn who_is_granted_a_name_while_news_of_it_arrive_knows_them() {
     let (bucket, root) = bucket(1 << 20);
     let lines = Arc::new(Lines::new(bucket.clone()));
-    let one = mount(&lines, &root).await;
+    let one = open_over(&MemoryDisk::new(), &lines, &root, options()).await;
     // All of the root is known, so that what is not known there is absent.
     picture(&one).await;
     one.catch_up(0).await.expect("it follows the feed");
     lines.deafen(true);
     made_elsewhere(&bucket, &root, "new").await;
     lines.names.shut(true);
-    let creating = tokio::spawn({
+    let mut creating = tokio::spawn({
         let (one, root) = (one.clone(), root.inode);
         async move {
             let text = name("new");
@@ -58,9 +52,13 @@ async fn who_is_granted_a_name_while_news_of_it_arrive_knows_them() {
         lines.names.came(2).await;
         lines.names.let_pass(1);
         // Either it believes what it knew, or it asks again.
-        while !creating.is_finished() && tokio::time::timeout(PATIENCE / 1_000, lines.names.came(3)).await.is_err() {}
-        lines.names.shut(false);
-        creating.await.expect("it ends")
+        tokio::select! {
+            created = &mut creating => created.expect("it ends"),
+            () = lines.names.came(3) => {
+                lines.names.shut(false);
+                creating.await.expect("it ends")
+            }
+        }
     };
     let created = tokio::time::timeout(PATIENCE, patient).await.expect("in time");
     assert!(matches!(created, Err(Error::Errno(EEXIST))), "{created:?}");
@@ -76,7 +74,7 @@ async fn a_listing_from_before_the_feed_was_followed_is_not_believed() {
     let lines = Arc::new(Lines::new(bucket.clone()));
     lines.beginnings.shut(true);
     lines.pages.shut(true);
-    let one = mount(&lines, &root).await;
+    let one = open_over(&MemoryDisk::new(), &lines, &root, options()).await;
     let listing = tokio::spawn({
         let one = one.clone();
         async move { picture(&one).await }

@@ -7,7 +7,6 @@ use common::lines::Lines;
 use common::*;
 use std::sync::Arc;
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::journal::BootId;
 use strewn_cache::{Cache, Invalidation, Root};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::memory::MemoryBucket;
@@ -85,8 +84,7 @@ async fn a_file_that_gets_the_content_of_others_is_told_of() {
     let lines = Arc::new(Lines::new(bucket.clone()));
     let (one, other) = two_mounts(&bucket, &root).await;
     other.close().await.expect("close");
-    let disk = Arc::new(MemoryDisk::new());
-    let two = Cache::open_on(disk, BootId([1; 16]), lines.clone(), root.clone(), options()).await.expect("it opens");
+    let two = open_over(&MemoryDisk::new(), &lines, &root, options()).await;
     picture(&two).await;
     let file = lookup(&two, root.inode, "file").await.expect("it is there");
     let mut told = two.invalidations().expect("the only follower");

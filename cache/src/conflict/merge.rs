@@ -40,8 +40,9 @@ fn merge_xattrs(base: &Xattrs, ours: &Xattrs, theirs: &Xattrs) -> Xattrs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::tests::attributes;
     use bytes::Bytes;
-    use strewn_engine::bucket::{Kind, Timestamp};
+    use strewn_engine::bucket::Kind;
     use strewn_engine::record::MAX_XATTR_VALUE;
 
     fn xattrs(pairs: &[(&str, &str)]) -> Xattrs {
@@ -58,21 +59,7 @@ mod tests {
     }
 
     fn with(xattrs: Xattrs) -> Attributes {
-        let moment = Timestamp::default();
-        Attributes {
-            kind: Kind::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            size: 0,
-            atime: moment,
-            mtime: moment,
-            ctime: moment,
-            btime: moment,
-            rdev: 0,
-            target: Bytes::new(),
-            xattrs: Arc::new(xattrs),
-        }
+        Attributes { xattrs: Arc::new(xattrs), ..attributes(Kind::File) }
     }
 
     #[test]

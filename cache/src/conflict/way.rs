@@ -8,7 +8,7 @@ use crate::cut::batch::Batch;
 use crate::load::Gone;
 use crate::record::Adopt;
 use crate::shared::{Shared, State};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use strewn_engine::bucket::{self, Inode, Operation, PutInode, RangeChange, Sealed};
@@ -16,6 +16,7 @@ use strewn_engine::content::window;
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
 use strewn_engine::record::Record;
+use strewn_engine::secret::Key;
 
 /// A name on its way, and the network's meaning of it.
 #[derive(Debug)]
@@ -96,6 +97,7 @@ impl OnTheWay {
             let Some(key) = state.tree.node(directory).map(|node| node.key.clone()) else { continue };
             sealed.insert((directory, DirectoryKeys::new(&key).encrypt_name(directory, &name)), name);
         }
+        let bases: HashMap<InodeId, &Sealed> = batch.bases.iter().map(|(inode, base)| (*inode, base)).collect();
         for operation in &batch.commit.operations {
             match operation {
                 Operation::SetEntry(set) => {
@@ -104,7 +106,7 @@ impl OnTheWay {
                     self.names.entry((set.parent, name.clone())).or_insert(known);
                 }
                 Operation::PutInode(put) => {
-                    let base = || batch.base_of(put, &state.tree.node(put.inode)?.key);
+                    let base = || open_base(put, bases.get(&put.inode)?, &state.tree.node(put.inode)?.key);
                     let fresh = || InodeFound { expected: put.expected_version, base: base(), ..InodeFound::default() };
                     self.inodes.entry(put.inode).or_insert_with(fresh).note_put(put);
                 }
@@ -246,6 +248,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What an inode was before a put of it, as its batch keeps it; `None` if that does not open.
+fn open_base(put: &PutInode, base: &Sealed, key: &Key) -> Option<Record> {
+    InodeKeys::new(key).open_sealed_record(put.inode, put.kind, put.expected_version, base).ok()
 }
 
 /// What a range change did to the bytes of a file.

@@ -75,12 +75,6 @@ impl Batch {
         })
     }
 
-    /// What an inode was before this put of it, if that is known.
-    pub(crate) fn base_of(&self, put: &PutInode, key: &Key) -> Option<Record> {
-        let (_, sealed) = self.bases.iter().find(|(inode, _)| *inode == put.inode)?;
-        InodeKeys::new(key).open_sealed_record(put.inode, put.kind, put.expected_version, sealed).ok()
-    }
-
     /// True if it refers to runs that it does not bring.
     pub(crate) fn has_clones(&self) -> bool {
         let brought: HashSet<RunId> = self.commit.runs.iter().map(|new| new.run).collect();

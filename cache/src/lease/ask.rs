@@ -1,6 +1,7 @@
 //! Asking for cover while somebody waits.
 
 use super::NameOf;
+use crate::load::MOST_ATTEMPTS;
 use crate::shared::Shared;
 use crate::{Error, Name};
 use std::sync::Arc;
@@ -128,7 +129,7 @@ impl Shared {
             return Ok(());
         }
         // On its own: a load that began earlier would bring what was earlier.
-        loop {
+        for _ in 0..MOST_ATTEMPTS {
             match self.load_names(*directory, std::slice::from_ref(name)).await {
                 Ok(true) => return Ok(()),
                 // News of the name arrived meanwhile, and may not have been taken in yet.
@@ -138,6 +139,7 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+        Err(Error::Network(bucket::Error::Unavailable(String::from("the name changes faster than it loads"))))
     }
 
     /// Sends a request, whose turn it is; takes in the answer. `None` if there was none, or none that helps.

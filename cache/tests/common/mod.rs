@@ -5,6 +5,7 @@
 pub mod lines;
 pub mod two;
 
+use lines::Lines;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -88,6 +89,13 @@ pub async fn open_on(disk: &MemoryDisk, bucket: &MemoryBucket, root: &Root, opti
 pub async fn open_in(disk: &MemoryDisk, boot: u8, bucket: &MemoryBucket, root: &Root, options: Options) -> Cache {
     let boot = BootId([boot; 16]);
     Cache::open_on(Arc::new(disk.clone()), boot, Arc::new(bucket.clone()), root.clone(), options)
+        .await
+        .expect("the cache opens")
+}
+
+/// Opens a cache on a disk in memory that reaches its bucket over these lines, in the one boot of its machine.
+pub async fn open_over(disk: &MemoryDisk, lines: &Arc<Lines>, root: &Root, options: Options) -> Cache {
+    Cache::open_on(Arc::new(disk.clone()), BootId([1; 16]), lines.clone(), root.clone(), options)
         .await
         .expect("the cache opens")
 }

@@ -10,9 +10,10 @@ use crate::output::UploadProgress;
 use crate::{config, remote};
 use std::sync::Arc;
 use strewn_cache::{Cache, Options};
+use strewn_engine::bucket::Kind;
 use strewn_fs::Volume;
 use strewn_fs::volume::Caller;
-use strewn_fs::volume::path::Paths;
+use strewn_fs::volume::path::{Last, Paths};
 use tempfile::TempDir;
 
 /// An open bucket.
@@ -37,6 +38,20 @@ impl Session {
             Cache::open(directory.path(), opened.service, opened.root, options).await.context("opening the cache")?;
         let paths = Paths::new(Arc::new(Volume::new(cache.clone())), caller());
         Ok(Self { paths, cache, _directory: directory })
+    }
+
+    /// `place`, or `name` in it if it is a directory.
+    pub(crate) async fn inside_directory(&self, place: &Remote, name: Option<&str>) -> Outcome<Remote> {
+        match self.paths.stat(place.path.as_bytes(), Last::Follow).await {
+            Ok(stat) if stat.attributes.kind == Kind::Directory => match name {
+                Some(name) => Ok(place.join(name)),
+                None => Err(Failure::usage(format!("{place} is a directory: say the name to copy to"))),
+            },
+            Ok(_) if place.directory => Err(Failure::new(format!("{place} is not a directory"))),
+            Ok(_) => Ok(place.clone()),
+            Err(error) if error.errno() == rustix::io::Errno::NOENT && !place.directory => Ok(place.clone()),
+            Err(error) => Err(error).at(place),
+        }
     }
 
     /// Waits until the network has everything, and shows how far it is.

@@ -9,8 +9,6 @@ use crate::location::{Location, Remote};
 use crate::session::{At, Session};
 use std::io::{Read, Write};
 use std::path::Path;
-use strewn_engine::bucket::Kind;
-use strewn_fs::volume::path::Last;
 
 /// Copy files to, from and within buckets
 ///
@@ -38,7 +36,7 @@ impl Cp {
                 let session = Session::open(&self.access, to).await?;
                 // Of a directory the copy may have this name, with a slash or without.
                 let to = Remote { directory: to.directory && !from.is_dir(), ..to.clone() };
-                let to = inside_directory(&session, &to, from.file_name().and_then(|name| name.to_str())).await?;
+                let to = session.inside_directory(&to, from.file_name().and_then(|name| name.to_str())).await?;
                 upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(from, &to)
                     .await?;
@@ -61,6 +59,7 @@ impl Cp {
 
     async fn upload_standard(&self, to: &Remote) -> Outcome {
         let session = Session::open(&self.access, to).await?;
+        let to = &session.inside_directory(to, None).await?;
         let mut writer = session.paths.write(to.path.as_bytes(), 0o644).await.at(to)?;
         let mut input = std::io::stdin();
         let mut buffer = vec![0; BUFFER];
@@ -90,7 +89,7 @@ impl Cp {
     async fn within(&self, from: &Remote, to: &Remote) -> Outcome {
         let source = Session::open(&self.access, from).await?;
         let target = Session::open(&self.access, to).await?;
-        let to = inside_directory(&target, to, Some(from.file_name())).await?;
+        let to = target.inside_directory(to, Some(from.file_name())).await?;
         let staging = tempfile::tempdir().context("making a temporary directory")?;
         let copy = staging.path().join("copy");
         download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }.copy(from, &copy).await?;
@@ -102,20 +101,6 @@ impl Cp {
 
 /// Bytes moved at a time.
 const BUFFER: usize = 1 << 20;
-
-/// `place`, or `name` in it if it is a directory.
-async fn inside_directory(session: &Session, place: &Remote, name: Option<&str>) -> Outcome<Remote> {
-    match session.paths.stat(place.path.as_bytes(), Last::Follow).await {
-        Ok(stat) if stat.attributes.kind == Kind::Directory => match name {
-            Some(name) => Ok(place.join(name)),
-            None => Err(Failure::usage(format!("{place} is a directory: say the name to copy to"))),
-        },
-        Ok(_) if place.directory => Err(Failure::new(format!("{place} is not a directory"))),
-        Ok(_) => Ok(place.clone()),
-        Err(error) if error.errno() == rustix::io::Errno::NOENT && !place.directory => Ok(place.clone()),
-        Err(error) => Err(error).at(place),
-    }
-}
 
 /// Refuses a directory without `--recursive`.
 fn needs_recursive(recursive: bool, what: &dyn std::fmt::Display) -> Outcome {

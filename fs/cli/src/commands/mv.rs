@@ -26,12 +26,11 @@ impl Mv {
             return Err(Failure::usage("mv works within one bucket").hint("copy with 'strewn cp -r', then remove"));
         }
         let session = Session::open(&self.access, &self.from).await?;
-        let is_directory = match session.paths.stat(self.to.path.as_bytes(), Last::Follow).await {
-            Ok(stat) => stat.attributes.kind == Kind::Directory,
-            Err(error) if error.errno() == rustix::io::Errno::NOENT => false,
-            Err(error) => return Err(error).at(&self.to),
-        };
-        let to = if is_directory { self.to.join(self.from.file_name()) } else { self.to.clone() };
+        let from = session.paths.stat(self.from.path.as_bytes(), Last::Keep).await.at(&self.from)?;
+        // A directory may get this name, with a slash or without.
+        let directory = self.to.directory && from.attributes.kind != Kind::Directory;
+        let to = Remote { directory, ..self.to.clone() };
+        let to = session.inside_directory(&to, Some(self.from.file_name())).await?;
         session.paths.rename(self.from.path.as_bytes(), to.path.as_bytes()).await.at(&self.from)?;
         session.finish().await
     }
