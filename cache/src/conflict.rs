@@ -5,6 +5,8 @@
 //! - a name that means what it meant, or already means what it is to mean, is no conflict;
 //! - a name that somebody else changed keeps their meaning, and what it means here becomes `name (conflict HOST TIME)`; a
 //!   removal here gives way;
+//! - so it is with a name that was removed here, or given to something else, if somebody else changed the content of the file
+//!   that would go (`returning`);
 //! - of an inode that somebody else changed, what both changed of its attributes is as it is here (`merge`); if the content
 //!   changed on both sides, the file keeps theirs, and ours becomes a copy beside it;
 //! - an inode that somebody else removed while it was changed here comes back;
@@ -19,6 +21,7 @@ mod keep;
 mod list;
 mod merge;
 mod moves;
+mod returning;
 mod way;
 
 pub(crate) use list::Copied;
@@ -33,6 +36,7 @@ use crate::{Error, Invalidation, Name};
 use copies::Copies;
 use merge::merge;
 use moves::{GivenUp, in_circle};
+use returning::{Returning, bring_back};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -60,6 +64,8 @@ struct Verdict {
     taken: BTreeSet<(InodeId, Name)>,
     /// Directories that stay where the network has them.
     given_up: GivenUp,
+    /// What comes back.
+    returning: Returning,
 }
 
 /// What the network said to the oldest batch.
@@ -181,10 +187,12 @@ impl Shared {
         let circular = refused.and_then(|refused| in_circle(state, refused.operation, refused.reason));
         let number = if stream.is_some() { 0 } else { way.number };
         let mount = stream.unwrap_or(state.pipeline.mount);
-        let mut verdict = Verdict { given_up: way.given_up(state, circular), ..Verdict::default() };
+        let (given_up, returning) = (way.given_up(state, circular), way.returning(state));
+        let mut verdict = Verdict { given_up, returning, ..Verdict::default() };
         verdict.record.extend([Mutation::Uncut { from: way.first, number }, Mutation::Stream { mount, number }]);
         copies.name(state, &mut verdict);
         let mut lost = Vec::new();
+        let lost_names = way.lost_names(state);
         for (inode, found) in &way.inodes {
             if way.is_lost(state, *inode) {
                 give_up(state, *inode, &mut verdict);
@@ -197,7 +205,7 @@ impl Shared {
             }
             let nameless =
                 state.tree.node(*inode).is_some_and(|node| !node.orphan) && state.tree.name_of(*inode).is_none();
-            if found.row.is_none() && nameless && *inode != state.tree.root {
+            if nameless && *inode != state.tree.root && way.is_gone(*inode, found, &lost_names) {
                 // Somebody moved it to where nobody looked, and then removed it.
                 let root = state.tree.root;
                 let name = self.conflict_name(&state.tree, root, &moved(), CONFLICT, &mut verdict.taken);
@@ -205,6 +213,7 @@ impl Shared {
                 verdict.entry(root, name, None, Some(*inode));
             }
         }
+        verdict.record.extend(way.last_seen(state));
         for ((directory, name), found) in &way.names {
             let child = state.tree.child_of(*directory, name);
             let lost = child.is_some_and(|child| way.is_lost(state, child));
@@ -273,7 +282,9 @@ impl Shared {
         // Where else it may be shown it was before others moved it here, unless it was moved there here.
         let is_removed = |inode: InodeId| !state.tree.is_moved(inode);
         let is_directory = kind == Some(Kind::Directory);
-        let yields = is_directory && theirs.is_some_and(|theirs| stays.contains(theirs) && is_removed(theirs));
+        let comes_back = theirs.is_some_and(|theirs| verdict.returning.contains(theirs) && is_removed(theirs));
+        let yields =
+            comes_back || (is_directory && theirs.is_some_and(|theirs| stays.contains(theirs) && is_removed(theirs)));
         let goes = local.is_some_and(|local| verdict.given_up.contains(local));
         let returns = theirs.is_some_and(|theirs| verdict.given_up.contains(theirs));
         let agreed = theirs == found.expected || theirs == local || theirs.is_none();
@@ -281,8 +292,16 @@ impl Shared {
             return;
         }
         // Their name stays; ours goes beside it. Directories of the same name are both kept as well.
-        if let Some(adopt) = found.found.as_ref().filter(|_| !returns) {
-            verdict.record.extend(adopt.before_entry());
+        match found.found.as_ref().filter(|_| !returns) {
+            Some(adopt) if comes_back && !is_directory => {
+                verdict.record.extend(bring_back(state, adopt));
+                verdict.told.push(Invalidation::Inode(adopt.inode));
+                if local.is_none() {
+                    self.note_conflict(directory, name);
+                }
+            }
+            Some(adopt) => verdict.record.extend(adopt.before_entry()),
+            None => {}
         }
         verdict.entry(directory, name.clone(), local, theirs);
         if let Some(local) = local.filter(|_| !lost && !goes) {

@@ -257,6 +257,7 @@ impl Shared {
             record.extend(adopt.before_entry());
         }
         record.push(entry(name, Some(ours), theirs));
+        record.extend(loaded.child.as_ref().and_then(|adopt| state.tree.counted_links(adopt)));
         let kept = match theirs {
             None => name.clone(),
             Some(_) => self.conflict_name(&state.tree, directory, name, CONFLICT, &mut BTreeSet::new()),

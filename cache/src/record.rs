@@ -12,6 +12,7 @@
 
 use crate::Name;
 use crate::content::Digest;
+use crate::tree::LastSeen;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strewn_engine::bucket::{Kind, Timestamp};
@@ -81,6 +82,9 @@ pub(crate) enum Mutation {
     /// An inode that is to be put had these attributes before it was changed here; those of the network once the queued cuts
     /// are applied.
     Base { inode: InodeId, attributes: Box<Attributes> },
+    /// A file that lost its last name here, which the network is still to hear of, has this row there once the queued cuts are
+    /// applied. `cut` is the newest one that took a name of it; 0 for none.
+    LastSeen { inode: InodeId, seen: LastSeen, cut: u64 },
 }
 
 /// Bytes of a data file that are held for a batch.
@@ -338,6 +342,10 @@ mod tests {
         let bytes = [&[VERSION, 1, 25][..], &[7; 16], &fields].concat();
         let base = Mutation::Base { inode: InodeId::from_bytes([7; 16]), attributes: base };
         assert_eq!(decode(&bytes), Ok(vec![base]));
+        let inode = InodeId::from_bytes([7; 16]);
+        let seen = LastSeen { version: 300, size: 3, content: [0xcc; 32] };
+        let bytes = [&[VERSION, 1, 26][..], &[7; 16], &[0xac, 0x02, 3], &[0xcc; 32], &[5]].concat();
+        assert_eq!(decode(&bytes), Ok(vec![Mutation::LastSeen { inode, seen, cut: 5 }]));
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl OnTheWay {
                     let fresh = || InodeFound { expected: put.expected_version, base: base(), ..InodeFound::default() };
                     self.inodes.entry(put.inode).or_insert_with(fresh).note_put(put);
                 }
+                Operation::CheckGone(_) => {}
             }
         }
     }

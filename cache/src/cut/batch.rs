@@ -8,7 +8,7 @@ use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use strewn_engine::bucket::{
-    self, Commit, Extent, Kind, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag,
+    self, CheckGone, Commit, Extent, Kind, Operation, PutInode, RangeChange, SetEntry, Target, WindowTag,
 };
 use strewn_engine::content::{WINDOW, extent, window};
 use strewn_engine::ids::{CommitId, InodeId, MountId, RunId};
@@ -71,7 +71,7 @@ impl Batch {
     pub(crate) fn puts(&self) -> impl Iterator<Item = &PutInode> {
         self.commit.operations.iter().filter_map(|operation| match operation {
             Operation::PutInode(put) => Some(put),
-            Operation::SetEntry(_) => None,
+            Operation::SetEntry(_) | Operation::CheckGone(_) => None,
         })
     }
 
@@ -207,7 +207,11 @@ pub(crate) fn make(
         let digest = digests.get(&inode.inode).copied().unwrap_or(inode.digest);
         put_inode(inode, changes, renewed.get(&inode.inode), digest)
     });
-    let operations = names.chain(puts).collect();
+    let put: HashSet<InodeId> = frozen.inodes.iter().map(|inode| inode.inode).collect();
+    let seen = frozen.names.iter().filter_map(|name| Some((name.expected?, name.seen?.version)));
+    let checks: BTreeMap<InodeId, u64> = seen.filter(|(inode, _)| !put.contains(inode)).collect();
+    let checks = checks.into_iter().map(|(inode, version)| Operation::CheckGone(CheckGone { inode, version }));
+    let operations = names.chain(puts).chain(checks).collect();
     Batch {
         cut: frozen.cut,
         commit: Commit { id: stream.id, mount: stream.mount, number: stream.number, operations, runs: sealed.runs },

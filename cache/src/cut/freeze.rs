@@ -7,7 +7,7 @@ use crate::content::clones::Origin;
 use crate::content::map::{Backing, Fill, Frozen, Part, Unsealed};
 use crate::content::saved::Saved;
 use crate::record::Mutation;
-use crate::tree::Tree;
+use crate::tree::{LastSeen, Tree};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub(crate) struct FrozenName {
     pub(crate) directory_key: Key,
     pub(crate) name: Name,
     pub(crate) expected: Option<InodeId>,
+    /// The row of what it named, if that is a file that has no name here any more.
+    pub(crate) seen: Option<LastSeen>,
     pub(crate) target: Option<(InodeId, Kind, Key)>,
     pub(crate) time: Timestamp,
 }
@@ -227,11 +229,7 @@ impl Tree {
         let (expected, child) = (slot.base()?.0, slot.child);
         let target = child.and_then(|(inode, kind)| Some((inode, kind, self.node(inode)?.key.clone())));
         self.set_base(directory, &name, child.map(|(inode, _)| inode));
-        if let Ok(entries) = self.entries_mut(directory)
-            && let Some(slot) = entries.slot_mut(&name)
-        {
-            slot.set_cut(cut);
-        }
+        self.entries_mut(directory).into_iter().for_each(|entries| entries.set_cut(&name, cut));
         self.in_cut(cut).names.push((directory, name.clone()));
         for inode in [Some(directory), expected, child.map(|(inode, _)| inode)].into_iter().flatten() {
             if let Some(node) = self.node_mut(inode)
@@ -241,8 +239,12 @@ impl Tree {
                 self.in_cut(cut).inodes.push(inode);
             }
         }
-        expected.into_iter().for_each(|inode| self.recount_after(cut, inode));
-        Some(FrozenName { directory, directory_key, name, expected, target, time })
+        let seen = expected.and_then(|inode| self.last_seen(inode));
+        if let Some(inode) = expected {
+            self.note_name_taken(inode, cut);
+            self.recount_after(cut, inode);
+        }
+        Some(FrozenName { directory, directory_key, name, expected, seen, target, time })
     }
 
     /// A cut takes a name from a file. Where that name was only heard of, and something else is here under it, it was counted
@@ -273,6 +275,7 @@ impl Tree {
             directory_key: root.key.clone(),
             name: Name::new(format!("{PARKED}{inode}").as_bytes()).expect("printable and short"),
             expected: None,
+            seen: None,
             target: Some((inode, node.kind(), node.key.clone())),
             time: root.attributes.ctime,
         })

@@ -143,6 +143,10 @@ impl Tree {
                 self.note_elsewhere(*inode);
                 Ok(())
             }
+            Mutation::LastSeen { inode, seen, cut } => {
+                self.restore_removed(*inode, *seen, *cut);
+                Ok(())
+            }
             Mutation::Held(held) => {
                 self.restore_held(held);
                 Ok(())
@@ -183,6 +187,8 @@ impl Tree {
                 if other_content {
                     self.renew_content(adopt.inode);
                 }
+            } else if !node.is_directory() {
+                node.links = adopt.links;
             }
         } else {
             let mut node = Node::known(adopt);
@@ -322,6 +328,7 @@ impl Tree {
         (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_sub(1);
+            self.note_last_name(inode);
         }
     }
 
@@ -338,6 +345,7 @@ impl Tree {
         (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_add(1);
+            self.removed.forget(inode);
         }
         before
     }

@@ -46,7 +46,7 @@ impl Slot {
         self.local.as_deref().map_or(0, |local| local.cut)
     }
 
-    pub(crate) fn set_cut(&mut self, cut: u64) {
+    fn set_cut(&mut self, cut: u64) {
         self.set_local(Local { base: self.base(), cut });
     }
 
@@ -94,6 +94,8 @@ pub(crate) struct Directory {
     pub(crate) misses: u32,
     /// Slots with a `base`.
     pub(crate) changed: usize,
+    /// Slots with a `cut`.
+    taken: usize,
     /// Names of directories.
     subdirectories: u32,
 }
@@ -141,6 +143,20 @@ impl Directory {
         self.subdirectories -= u32::from(is_directory(slot.child));
         slot.child = child;
         slot
+    }
+
+    /// Notes the newest cut that sets a name and that the network may not show yet; 0 for none.
+    pub(crate) fn set_cut(&mut self, name: &Name, cut: u64) {
+        let Some(at) = self.find(name) else { return };
+        let slot = &mut self.lines[at].slot;
+        self.taken += usize::from(cut != 0);
+        self.taken -= usize::from(slot.cut() != 0);
+        slot.set_cut(cut);
+    }
+
+    /// True if the network is still to hear of names here, or may not show them yet.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.changed > 0 || self.taken > 0
     }
 
     /// Forgets a name that the network knows as well as we do.

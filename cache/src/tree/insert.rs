@@ -249,8 +249,11 @@ impl Tree {
             return false;
         }
         if node.is_put() || node.orphan {
+            if node.is_put() && !node.orphan && !node.is_directory() && other_links {
+                (node.links, node.journaled) = (links, false);
+            }
             self.miss_inode(adopt.inode);
-            return false;
+            return other_links;
         }
         let other_content = adopt.content != node.digest.hash;
         node.attributes = adopt.attributes.clone();
@@ -292,6 +295,13 @@ impl Tree {
             0 => u32::from(self.name_of(inode).is_some()),
             links => links,
         }
+    }
+
+    /// How many names a file has that is changed here, if the network has it like this.
+    pub(crate) fn counted_links(&self, adopt: &Adopt) -> Option<Mutation> {
+        let inode = adopt.inode;
+        self.nodes.get(&inode).filter(|node| node.is_local() && !node.is_directory())?;
+        Some(Mutation::Links { inode, links: self.links_here(inode, adopt.links) })
     }
 
     /// How many more names a file has here than on the network.

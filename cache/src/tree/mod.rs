@@ -18,6 +18,7 @@ mod names;
 mod news;
 mod node;
 mod nodes;
+mod removed;
 mod small;
 mod snapshot;
 mod transaction;
@@ -28,6 +29,7 @@ pub(crate) use directory::{Directory, Slot};
 pub(crate) use insert::{Before, Listing, Loaded, Taken};
 pub(crate) use news::{AllMissed, Missed};
 pub(crate) use node::Node;
+pub(crate) use removed::LastSeen;
 pub(crate) use transaction::attribute_change;
 pub use transaction::{DirectoryEntry, Missing, Stop, Transaction};
 pub(crate) use warm::{Warm, WarmFile};
@@ -41,6 +43,7 @@ use crate::record::Mutation;
 use evict::Uses;
 use news::News;
 use nodes::Nodes;
+use removed::Removed;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -88,6 +91,7 @@ pub(crate) struct Tree {
     pub(crate) committed: u64,
     /// Names known of all directories in memory.
     names: usize,
+    removed: Removed,
     /// Open files without a name that the network keeps under a name of the root.
     pub(crate) parked: HashMap<InodeId, Name>,
     /// What is pinned is not known, so nothing without a name is dropped.
@@ -99,6 +103,8 @@ pub(crate) struct Tree {
 pub(crate) struct InCut {
     pub(crate) names: Vec<(InodeId, Name)>,
     pub(crate) inodes: Vec<InodeId>,
+    /// Files that lost their last names to it, or before.
+    pub(crate) removed: Vec<InodeId>,
 }
 
 impl Tree {
@@ -126,6 +132,7 @@ impl Tree {
             next_ticket: 1,
             committed: 0,
             names: 0,
+            removed: Removed::default(),
             parked: HashMap::new(),
             replaying: false,
         }
@@ -281,6 +288,7 @@ impl Tree {
 
     /// Takes in what a batch makes of a file's extents.
     pub(crate) fn take_batch(&mut self, cut: u64, renewed: &Renewed) {
+        self.removed.renew(renewed.inode, renewed.digest.hash);
         if let Some(node) = self.nodes.get_mut(&renewed.inode) {
             node.digest = renewed.digest;
             if let Some(content) = node.content.as_deref_mut() {
@@ -304,6 +312,7 @@ impl Tree {
     /// After a replayed batch: the content hashes it gave.
     pub(crate) fn set_hashes(&mut self, hashes: &[(InodeId, [u8; 32])]) {
         for (inode, hash) in hashes {
+            self.removed.renew(*inode, *hash);
             if let Some(node) = self.nodes.get_mut(inode) {
                 node.digest = Digest::uncounted(*hash);
             }
@@ -365,6 +374,7 @@ impl Tree {
     pub(crate) fn note_committed(&mut self, cut: u64) {
         self.committed = self.committed.max(cut);
         self.release_held(cut);
+        self.forget_removed(cut);
         self.settling.push_back((self.next_ticket, cut));
         self.settle();
     }
@@ -385,12 +395,14 @@ impl Tree {
         for (directory, name) in in_cut.names {
             let entries = self.nodes.get_mut(&directory).and_then(|node| node.directory.as_deref_mut());
             let Some(entries) = entries else { continue };
-            let Some(slot) = entries.slot_mut(&name).filter(|slot| slot.cut() == cut) else { continue };
-            slot.set_cut(0);
-            if slot.child.is_none() && slot.base().is_none() && entries.complete {
+            let Some(slot) = entries.slot(&name).filter(|slot| slot.cut() == cut) else { continue };
+            let is_nothing = slot.child.is_none() && slot.base().is_none() && entries.complete;
+            entries.set_cut(&name, 0);
+            if is_nothing {
                 entries.forget(&name);
                 self.names -= 1;
             }
+            self.drop_if_gone(directory);
         }
         for inode in in_cut.inodes {
             if let Some(node) = self.nodes.get_mut(&inode)
@@ -431,9 +443,7 @@ impl Tree {
         self.forget_clones(cuts.values().flat_map(|cut| &cut.inodes));
         for (directory, name) in cuts.values().flat_map(|cut| &cut.names) {
             let entries = self.nodes.get_mut(directory).and_then(|node| node.directory.as_deref_mut());
-            if let Some(slot) = entries.and_then(|entries| entries.slot_mut(name)) {
-                slot.set_cut(0);
-            }
+            entries.into_iter().for_each(|entries| entries.set_cut(name, 0));
         }
         for inode in cuts.values().flat_map(|cut| &cut.inodes) {
             if let Some(node) = self.nodes.get_mut(inode) {

@@ -140,7 +140,7 @@ impl Node {
 
     /// True of a directory if the network is still to hear of names in it, or of its own.
     pub(crate) fn has_removals(&self) -> bool {
-        self.directory.as_ref().is_some_and(|directory| directory.changed > 0 || self.cut != 0)
+        self.directory.as_ref().is_some_and(|directory| directory.is_changed() || self.cut != 0)
     }
 
     /// True of a non-directory without names.

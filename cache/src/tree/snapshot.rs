@@ -55,6 +55,7 @@ impl Tree {
                 mutations.extend(self.exposure(inode));
             }
         }
+        mutations.extend(self.removed.mutations());
         names.sort_by_key(|(_, _, _, base, _)| base.map_or(0, |(order, _)| order));
         mutations.extend(names.into_iter().map(|(directory, name, child, base, cut)| Mutation::Name {
             directory,
@@ -130,7 +131,8 @@ impl Tree {
             Some(inode) => Some((inode, self.nodes.get(&inode).ok_or(Misfit("a name of the snapshot"))?.kind())),
             None => None,
         };
-        self.set_slot(directory, name, child)?.set_cut(cut);
+        self.set_slot(directory, name, child)?;
+        self.entries_mut(directory)?.set_cut(name, cut);
         if let Some(base) = base {
             self.set_base(directory, name, base);
             self.note_change();

@@ -3,7 +3,8 @@
 //! All conditions of a batch are checked against the state before it, then all operations are applied; then what must
 //! hold afterwards is checked (no cycle, every directory has one name, removed directories are empty, every
 //! entry names an inode, extents stay within their runs and do not overlap). Any failure refuses the whole batch and
-//! names the operation. So a rename is two [`SetEntry`], and two files swap names with two as well.
+//! names the operation. So a rename is two [`SetEntry`], and two files swap names with two as well. A [`CheckGone`] keeps
+//! one from removing what somebody else has changed meanwhile.
 //!
 //! Rights: adding a name needs write at the parent; removing or replacing one needs delete (replacing: both); putting an
 //! existing inode needs write and delete on it; naming an inode that existed before the batch (link, move) needs that the
@@ -19,7 +20,7 @@ use super::rows::*;
 use crate::ids::{CommitId, InodeId, MountId, RunId};
 use serde::{Deserialize, Serialize};
 
-/// Most operations in a batch.
+/// Most operations in a batch, not counting [`CheckGone`], of which there are at most as many.
 pub const MAX_OPERATIONS: usize = 4_096;
 /// Most extents over all operations of a batch.
 pub const MAX_EXTENTS: usize = 65_536;
@@ -51,6 +52,8 @@ pub enum Operation {
     SetEntry(SetEntry),
     /// Create an inode, or compare and set its row and replace ranges of its extents.
     PutInode(PutInode),
+    /// Compare the version of an inode that the batch takes the last name of.
+    CheckGone(CheckGone),
 }
 
 /// Compare and set one name of a directory.
@@ -77,6 +80,16 @@ pub struct Target {
     pub kind: Kind,
     /// Its key under the directory's key.
     pub key: Sealed,
+}
+
+/// If an inode has no name after the batch, it must have this version: else somebody changed what is about to go, and who
+/// removes it has not seen that. One of the names of the batch must name it before, and the batch must not put it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckGone {
+    /// The inode.
+    pub inode: InodeId,
+    /// Its version.
+    pub version: u64,
 }
 
 /// Create an inode (`expected_version` 0) or replace its record and ranges of its extents.

@@ -131,5 +131,6 @@ fn short(operation: &Operation) -> String {
             let (from, to, size, ranges) = (put.expected_version, put.version, put.size, put.ranges.len());
             format!("put {} {from} to {to} {:?} of {size}, {ranges} ranges", put.inode, put.kind)
         }
+        Operation::CheckGone(check) => format!("if {} goes it is {}", check.inode, check.version),
     }
 }

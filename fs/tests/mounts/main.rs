@@ -5,8 +5,8 @@
 //! - what another mount has not committed is never seen;
 //! - once the news were heard, a mount without changes of its own shows what a fresh mount shows;
 //! - a file is always some version that was written as a whole;
-//! - nothing acknowledged is lost: a version stays, at its name or in a conflict copy, until somebody who could see it
-//!   replaces or removes it.
+//! - nothing acknowledged is lost: a version stays, at its name or in a conflict copy, until somebody who sees it replaces or
+//!   removes it.
 //!
 //! What programs do besides creating, writing and removing whole files is a [`Mix`]: each has seeds of its own. A process dies
 //! with changes pending only while the other mount has committed nothing that it has not heard of.
@@ -33,14 +33,15 @@ use support::ROOT_INODE;
 const PATIENCE: Duration = Duration::from_secs(60);
 const SEEDS: u64 = 30;
 /// Seeds that failed once.
-const FAILED: [(Mix, &[u64]); 4] = [
+const FAILED: [(Mix, &[u64]); 5] = [
     (
         Mix::Plain,
-        &[37, 144, 241, 265, 281, 314, 318, 332, 344, 348, 368, 501, 536, 546, 560, 687, 721, 880, 888, 913, 1224],
+        &[36, 37, 144, 241, 265, 281, 314, 318, 332, 344, 348, 368, 501, 536, 546, 560, 687, 721, 880, 888, 913, 1224],
     ),
     (Mix::Moves, &[60, 65, 128, 154, 158, 180, 407, 590, 707, 1379, 1517, 1527, 1704, 2323]),
+    (Mix::Modes, &[33, 262]),
     (Mix::Links, &[31, 70, 122, 126, 136, 177, 182, 371, 661, 1350, 3076]),
-    (Mix::All, &[4, 138, 147, 172, 187, 407, 664, 3161]),
+    (Mix::All, &[4, 33, 138, 147, 172, 187, 407, 664, 3161]),
 ];
 const OPERATIONS: usize = 250;
 /// Rounds of sending and hearing after which two mounts must agree.
@@ -228,16 +229,7 @@ impl Run {
         if !others_committed {
             mount.heard = self.bucket.snapshot().sequence;
         }
-        (mount.unsent, mount.hidden) = Default::default();
-        let mut removed = std::mem::take(&mut mount.removed);
-        if !removed.is_empty() {
-            // What has more names stays, unless others removed those.
-            let fresh = fresh_view(&self.bucket).await;
-            removed.retain(|inode| fresh.values().all(|seen| seen.inode != *inode));
-        }
-        // Whoever removes a file removes what is on the network of it, not what another mount is about to send.
-        let unsent: BTreeSet<&Vec<u8>> = self.mounts.iter().flat_map(|mount| &mount.unsent).collect();
-        self.live.retain(|content, written_to| !removed.contains(written_to) || unsent.contains(content));
+        (mount.unsent, mount.hidden, mount.perhaps) = Default::default();
         if others_committed {
             // A refusal told some of what others did; now all of it is told.
             self.hear_all().await;
@@ -381,7 +373,7 @@ impl Run {
         let mount = &self.mounts[self.at];
         let shown = mount.view.values().filter_map(|seen| seen.content.as_ref());
         // What is hidden by what somebody else moved there goes up as well.
-        self.public.extend(shown.chain(&mount.unsent).cloned());
+        self.public.extend(shown.chain(&mount.unsent).chain(&mount.perhaps).cloned());
     }
 
     /// Everything goes up and is heard of; then all agree and nothing is lost.

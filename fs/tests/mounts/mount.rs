@@ -42,8 +42,9 @@ pub(crate) struct Mount {
     pub(crate) unsent: BTreeSet<Vec<u8>>,
     /// Those of them that cannot be shown before they are sent, since something else is here under the name that is left.
     pub(crate) hidden: BTreeSet<Vec<u8>>,
-    /// Inodes that lost a name here, which is not on the network for sure.
-    pub(crate) removed: BTreeSet<InodeId>,
+    /// Contents that may go to the network though they need not stay: those it made of others by giving them another length
+    /// alone, and of files that lost the last name that is shown here and have more elsewhere.
+    pub(crate) perhaps: BTreeSet<Vec<u8>>,
     /// Sequence number of the bucket up to which it shows what others did.
     pub(crate) heard: u64,
 }
@@ -75,7 +76,7 @@ impl Mount {
             own: BTreeSet::new(),
             unsent: BTreeSet::new(),
             hidden: BTreeSet::new(),
-            removed: BTreeSet::new(),
+            perhaps: BTreeSet::new(),
             heard: 0,
         }
     }

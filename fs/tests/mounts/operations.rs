@@ -245,6 +245,7 @@ impl Run {
         if only_longer {
             // A length alone counts as an attribute: who changes the file elsewhere wins.
             self.gone(&new);
+            self.mount().perhaps.insert(new);
         }
     }
 
@@ -293,12 +294,14 @@ impl Run {
     }
 
     fn lost_name(&mut self, seen: &Seen) {
-        self.mount().removed.insert(seen.inode);
         if self.mount().view.values().any(|other| other.inode == seen.inode) {
             return;
         }
         if let Some(content) = &seen.content {
             self.gone_from(seen.inode, content);
+            if self.mix.has(Mix::Links) {
+                self.mount().perhaps.insert(content.clone());
+            }
         }
     }
 

@@ -45,6 +45,8 @@ fn requests() {
         &Request::Changes { bucket: BUCKET, after: 5, wait: Duration::from_millis(1_500) },
         "0eb0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0050180cab5ee01",
     );
+    let check_gone = Operation::CheckGone(CheckGone { inode: InodeId::from_bytes([0x10; 16]), version: 300 });
+    check(&check_gone, "0210101010101010101010101010101010ac02");
     check(&Request::Revoke { api_key: vec![1, 2].into() }, "10020102");
     let lease = LeaseRequest {
         all: true,

@@ -43,6 +43,17 @@ fn set(parent: InodeId, number: u8, expected: Option<u8>, target: Option<Target>
     Operation::SetEntry(SetEntry { parent, name: name(number), expected: expected.map(id), target, time: at(5) })
 }
 
+/// That a name names nothing; there are as many as numbers.
+fn free(number: u64) -> Operation {
+    let name = [&number.to_le_bytes()[..], &[0; EncryptedName::MIN - 8]].concat();
+    let name = EncryptedName::try_from(name).unwrap();
+    Operation::SetEntry(SetEntry { parent: ROOT, name, expected: None, target: None, time: at(5) })
+}
+
+fn check(inode: u8, version: u64) -> Operation {
+    Operation::CheckGone(CheckGone { inode: id(inode), version })
+}
+
 fn put(inode: u8, kind: Kind, expected_version: u64) -> PutInode {
     PutInode {
         inode: id(inode),
@@ -177,6 +188,33 @@ fn conditions_are_checked_before_anything_is_applied() {
     mount.refused(vec![set(ROOT, 1, None, Some(target(77, Kind::File)))], 0, Refusal::NoInode);
     mount.refused(vec![set(ROOT, 1, None, Some(target(10, Kind::Fifo)))], 0, Refusal::NoInode);
     mount.refused(vec![Operation::PutInode(put(12, Kind::File, 0))], 0, Refusal::Names);
+}
+
+#[test]
+fn what_somebody_changed_meanwhile_is_not_removed() {
+    let bucket = bucket();
+    let mut mount = Mount::new(&bucket);
+    mount.apply([create(ROOT, 10, Kind::File), create(ROOT, 11, Kind::File)].concat());
+    mount.apply(vec![Operation::PutInode(put(10, Kind::File, 1))]);
+    let changed = Refusal::VersionChanged { found: 2 };
+    mount.refused(vec![set(ROOT, 10, Some(10), None), check(10, 1)], 1, changed.clone());
+    // Something else comes to its place: that takes its last name as well.
+    mount.refused(vec![set(ROOT, 10, Some(10), Some(target(11, Kind::File))), check(10, 1)], 1, changed);
+    // It gets another name, or keeps one: it does not go.
+    mount.apply(vec![set(ROOT, 10, Some(10), None), set(ROOT, 20, None, Some(target(10, Kind::File))), check(10, 1)]);
+    mount.apply(vec![set(ROOT, 21, None, Some(target(10, Kind::File)))]);
+    mount.apply(vec![set(ROOT, 20, Some(10), None), check(10, 1)]);
+    mount.apply(vec![set(ROOT, 21, Some(10), None), check(10, 2)]);
+    assert!(matches!(now(bucket.inode(id(10))), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn as_many_checks_as_other_operations_are_no_more() {
+    let bucket = bucket();
+    let mut mount = Mount::new(&bucket);
+    mount.apply(create(ROOT, 10, Kind::File).to_vec());
+    let free = (0..MAX_OPERATIONS as u64 - 1).map(free);
+    mount.apply(free.chain([set(ROOT, 10, Some(10), None), check(10, 1)]).collect());
 }
 
 #[test]
@@ -362,7 +400,10 @@ fn malformed_batches_are_invalid() {
         vec![Operation::PutInode(PutInode { tags: vec![(u64::MAX, None)], ..file })],
         vec![set(ROOT, 10, None, None), set(ROOT, 10, None, None)],
         vec![Operation::PutInode(put(10, Kind::File, 0)), Operation::PutInode(put(10, Kind::File, 0))],
-        vec![set(ROOT, 10, None, None); MAX_OPERATIONS + 1],
+        (0..=MAX_OPERATIONS).map(|number| free(number as u64)).collect(),
+        vec![check(10, 1)],
+        vec![set(ROOT, 10, Some(10), None), check(10, 1), check(10, 1)],
+        vec![set(ROOT, 10, Some(10), None), check(10, 1), Operation::PutInode(put(10, Kind::File, 1))],
     ];
     for operations in bad {
         let commit = mount.batch(operations, Vec::new());

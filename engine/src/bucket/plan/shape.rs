@@ -10,15 +10,17 @@ pub fn check_shape(commit: &Commit) -> Result<(), Error> {
 
 fn shape(commit: &Commit) -> Result<(), &'static str> {
     require(commit.number >= 1, "numbers start at 1")?;
-    require(commit.operations.len() <= MAX_OPERATIONS, "too many operations")?;
+    require(commit.operations.len() <= 2 * MAX_OPERATIONS, "too many operations")?;
     require(commit.runs.len() <= MAX_RUNS, "too many runs")?;
     let mut names = HashSet::with_capacity(commit.operations.len());
     let mut inodes = HashSet::with_capacity(commit.operations.len());
+    let (mut expected, mut checked) = (HashSet::new(), HashSet::new());
     let mut extents = 0usize;
     for operation in &commit.operations {
         match operation {
             Operation::SetEntry(set) => {
                 require(names.insert((set.parent, &set.name)), "a name is set twice")?;
+                expected.extend(set.expected);
                 set_entry(set)?;
             }
             Operation::PutInode(put) => {
@@ -27,8 +29,14 @@ fn shape(commit: &Commit) -> Result<(), &'static str> {
                 require(extents <= MAX_EXTENTS, "too many extents")?;
                 put_inode(put)?;
             }
+            Operation::CheckGone(check) => {
+                require(checked.insert(check.inode), "an inode is checked twice")?;
+            }
         }
     }
+    require(commit.operations.len() - checked.len() <= MAX_OPERATIONS, "too many operations")?;
+    require(checked.is_subset(&expected), "what is checked loses no name")?;
+    require(checked.is_disjoint(&inodes), "what is put is checked")?;
     let mut runs = HashSet::with_capacity(commit.runs.len());
     for new in &commit.runs {
         require(runs.insert(new.run), "a run comes twice")?;

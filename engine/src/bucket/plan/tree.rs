@@ -47,6 +47,7 @@ impl<'a, R: Rows> Tree<'a, R> {
                         return Err(Stop::Refused(index, Refusal::NoInode));
                     }
                 }
+                Operation::CheckGone(_) => {}
             }
         }
         Ok(())
@@ -118,6 +119,7 @@ impl<'a, R: Rows> Tree<'a, R> {
                 Operation::PutInode(put) if self.node(put.inode)?.names == 0 => {
                     return Err(Stop::Refused(index, Refusal::Names));
                 }
+                Operation::CheckGone(check) => self.check_gone(index, check)?,
                 _ => {}
             }
         }
@@ -138,6 +140,15 @@ impl<'a, R: Rows> Tree<'a, R> {
             }
         }
         Ok(())
+    }
+
+    fn check_gone(&mut self, index: usize, check: &CheckGone) -> Checked<R> {
+        let node = self.node(check.inode)?;
+        let found = node.before.as_ref().map_or(0, |row| row.inode.version);
+        match node.names == 0 && found != check.version {
+            true => Err(Stop::Refused(index, Refusal::VersionChanged { found })),
+            false => Ok(()),
+        }
     }
 
     fn check_target(&mut self, index: usize, target: &Target) -> Checked<R> {
@@ -234,7 +245,7 @@ impl<'a, R: Rows> Tree<'a, R> {
                     plan.entries.push((set.parent, set.name.clone(), set.target.as_ref().map(|to| entry(set, to))));
                     plan.changed_entries.push((set.parent, set.name.clone()));
                 }
-                Operation::SetEntry(_) => {}
+                Operation::SetEntry(_) | Operation::CheckGone(_) => {}
                 Operation::PutInode(put) => plan.changed_inodes.push(put.inode),
             }
         }
@@ -265,7 +276,7 @@ impl<'a, R: Rows> Tree<'a, R> {
     fn puts(&self) -> impl Iterator<Item = (usize, &'a PutInode)> {
         self.commit.operations.iter().enumerate().filter_map(|(index, operation)| match operation {
             Operation::PutInode(put) => Some((index, put)),
-            Operation::SetEntry(_) => None,
+            Operation::SetEntry(_) | Operation::CheckGone(_) => None,
         })
     }
 
@@ -300,7 +311,7 @@ fn directory_targets(commit: &Commit) -> impl Iterator<Item = (usize, &SetEntry,
             let target = set.target.as_ref().filter(|target| target.kind == Kind::Directory)?;
             Some((index, set, target))
         }
-        Operation::PutInode(_) => None,
+        Operation::PutInode(_) | Operation::CheckGone(_) => None,
     })
 }
 

@@ -430,6 +430,11 @@ impl<'a> Batch<'a> {
             time: self.time(),
         };
         self.operations.push(Operation::SetEntry(set));
+        if self.random.random_bool(0.5) {
+            let row = self.state.inodes.iter().find(|row| row.inode.inode == entry.child);
+            let version = row.map_or(0, |row| row.inode.version) + u64::from(self.rarely());
+            self.operations.push(Operation::CheckGone(CheckGone { inode: entry.child, version }));
+        }
     }
 
     fn rename(&mut self) {
