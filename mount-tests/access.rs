@@ -1,6 +1,6 @@
 //! Grants: a restricted one opens exactly what it says.
 
-use crate::harness::{Drive, fail, run, sh};
+use crate::harness::{Drive, fail, output, run, sh, text, wait_until};
 
 #[test]
 fn a_read_only_grant_of_a_subtree_shows_that_subtree_and_takes_no_change() {
@@ -38,9 +38,12 @@ fn a_read_only_grant_of_a_subtree_shows_that_subtree_and_takes_no_change() {
 fn an_expired_grant_opens_nothing() {
     let drive = Drive::up();
     let grant = drive.beside("old.grant");
-    let text = run(drive.strewn(["access", "restrict", "--not-after", "2001-01-01T00:00:00Z"]));
-    std::fs::write(&grant, text).unwrap();
-    let error = fail(drive.strewn(["ls", "--access", grant.to_str().unwrap(), "strewn://drive/"]));
+    let said = fail(drive.strewn(["access", "restrict", "--not-after", "2001-01-01T00:00:00Z"]));
+    assert!(said.contains("past"), "nobody wants that: {said}");
+    std::fs::write(&grant, run(drive.strewn(["access", "restrict", "--not-after", "+2s"]))).unwrap();
+    let list = || output(drive.strewn(["ls", "--access", grant.to_str().unwrap(), "strewn://drive/"]));
+    wait_until("the grant ends", || !list().status.success());
+    let error = text(&list().stderr);
     assert!(error.contains("denied"), "{error}");
 }
 

@@ -1,6 +1,7 @@
 //! The commands that work on a bucket without a mount.
 
-use crate::harness::{Drive, assert_same_tree, fail, run, sh};
+use crate::harness::{Drive, assert_same_tree, fail, output, run, sh, text, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::process::Stdio;
 
 #[test]
@@ -122,4 +123,73 @@ fn what_one_way_writes_the_other_sees() {
     run(drive.strewn(["cp"]).arg(&file).arg("strewn://drive/by-command"));
     crate::harness::wait_until("the mount sees the new file", || drive.path().join("by-command").exists());
     assert_eq!(std::fs::read(drive.path().join("by-command")).unwrap(), b"2");
+}
+
+#[test]
+fn a_copy_replaces_the_files_and_links_that_are_there() {
+    let drive = Drive::up();
+    let (local, back) = (drive.beside("local"), drive.beside("back"));
+    std::fs::create_dir(&local).unwrap();
+    sh(&local, "mkdir tree; echo 1 > tree/file; ln -s file tree/link; ln -s file tree/same");
+    std::fs::create_dir(&back).unwrap();
+    for _ in 0..2 {
+        run(drive.strewn(["cp", "-r"]).arg(local.join("tree")).arg("strewn://drive/"));
+        run(drive.strewn(["cp", "-r", "strewn://drive/tree"]).arg(&back));
+        assert_same_tree(&local.join("tree"), &back.join("tree"));
+        sh(&local, "echo 2 > tree/file; ln -sfn elsewhere tree/link");
+    }
+    // A link to a file is followed.
+    sh(&back, "echo old > target; ln -s target through");
+    run(drive.strewn(["cp", "strewn://drive/tree/file"]).arg(back.join("through")));
+    assert_eq!(std::fs::read_to_string(back.join("target")).unwrap(), "2\n");
+    assert!(back.join("through").is_symlink());
+}
+
+#[test]
+fn of_several_places_each_is_done() {
+    let drive = Drive::up();
+    for name in ["first", "last"] {
+        std::fs::write(drive.path().join(name), name).unwrap();
+    }
+    drive.sync();
+    let places = ["strewn://drive/first", "strewn://drive/missing", "strewn://drive/nothing", "strewn://drive/last"];
+    let found = output(drive.strewn(["cat"]).args(places));
+    assert_eq!((found.status.code(), &found.stdout[..]), (Some(1), &b"firstlast"[..]));
+    let said = text(&found.stderr);
+    assert!(said.contains("missing") && said.contains("nothing"), "{said}");
+    let said = fail(drive.strewn(["rm"]).args(places));
+    assert!(said.contains("missing") && said.contains("nothing"), "{said}");
+    assert_eq!(run(drive.strewn(["ls", "strewn://drive/"])), "");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+    let drive = Drive::up();
+    std::fs::write(drive.path().join("file"), vec![b'x'; 3_000_000]).unwrap();
+    drive.sync();
+    for command in [["cat", "strewn://drive/file"].as_slice(), &["cp", "-q", "strewn://drive/file", "-"]] {
+        let mut child = drive.strewn(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = [0; 10];
+        std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut first).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(128 + 13), String::new()), "{command:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_download_leaves_what_was_there() {
+    let drive = Drive::up();
+    std::fs::write(drive.path().join("file"), vec![b'x'; 3_000_000]).unwrap();
+    drive.sync();
+    let here = drive.beside("here");
+    std::fs::create_dir(&here).unwrap();
+    std::fs::write(here.join("file"), "old").unwrap();
+    (0..10).for_each(|node| drive.node(node, &["hang"]));
+    let mut child = drive.strewn(["cp", "-q", "strewn://drive/file"]).arg(&here).spawn().unwrap();
+    let names = || std::fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    wait_until("the download begins", || names().len() == 2);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
+    assert_eq!(names(), ["file"]);
+    assert_eq!(std::fs::read_to_string(here.join("file")).unwrap(), "old");
 }

@@ -160,7 +160,6 @@ impl Cache {
             closing: closing.clone(),
             closed: AtomicBool::new(false),
             counters: Counters::default(),
-            copied: Default::default(),
             limits: Limits::default(),
             loans: Default::default(),
             outgoing: Arc::new(Outgoing::new(foreground.clone())),

@@ -18,20 +18,17 @@
 
 mod copies;
 mod keep;
-mod list;
 mod merge;
 mod moves;
 mod returning;
 mod way;
-
-pub(crate) use list::Copied;
 
 use crate::content::Digest;
 use crate::cut::batch::Batch;
 use crate::cut::seal::draw;
 use crate::record::{Mutation, Rebase};
 use crate::shared::{Shared, State};
-use crate::tree::Tree;
+use crate::tree::{Conflict, Tree};
 use crate::{Error, Invalidation, Name};
 use copies::Copies;
 use merge::merge;
@@ -60,6 +57,8 @@ struct Verdict {
     record: Vec<Mutation>,
     /// News for followers.
     told: Vec<Invalidation>,
+    /// What the status is to list.
+    conflicts: Vec<Conflict>,
     /// Conflict names that are given already.
     taken: BTreeSet<(InodeId, Name)>,
     /// Directories that stay where the network has them.
@@ -209,7 +208,7 @@ impl Shared {
                 // Somebody moved it to where nobody looked, and then removed it.
                 let root = state.tree.root;
                 let name = self.conflict_name(&state.tree, root, &moved(), CONFLICT, &mut verdict.taken);
-                self.note_conflict(root, &name);
+                verdict.conflicts.push(self.note_conflict(&state.tree, *inode, root, &name));
                 verdict.entry(root, name, None, Some(*inode));
             }
         }
@@ -219,8 +218,10 @@ impl Shared {
             let lost = child.is_some_and(|child| way.is_lost(state, child));
             self.settle_name(state, (*directory, name), found, (stays, lost), &mut verdict);
         }
-        let Verdict { mut record, told, given_up, .. } = verdict;
+        let Verdict { mut record, told, given_up, mut conflicts, .. } = verdict;
+        conflicts.extend(given_up.iter().map(|inode| self.note_given_up(state, inode)));
         record.extend(given_up.iter().map(|inode| Mutation::Elsewhere { inode }));
+        record.extend(conflicts.into_iter().map(|conflict| Mutation::Conflict(Box::new(conflict))));
         let record = state.tree.with_adoptions(record);
         let position = state.append(&self.journal, &record)?;
         state.pipeline.epoch += 1;
@@ -254,7 +255,6 @@ impl Shared {
         }
         for inode in given_up.iter() {
             state.tree.miss_inode(inode);
-            self.note_given_up(state, inode);
         }
         told.into_iter().for_each(|invalidation| self.invalidate(invalidation));
         Ok(())
@@ -297,7 +297,7 @@ impl Shared {
                 verdict.record.extend(bring_back(state, adopt));
                 verdict.told.push(Invalidation::Inode(adopt.inode));
                 if local.is_none() {
-                    self.note_conflict(directory, name);
+                    verdict.conflicts.push(self.note_conflict(&state.tree, adopt.inode, directory, name));
                 }
             }
             Some(adopt) => verdict.record.extend(adopt.before_entry()),
@@ -306,24 +306,24 @@ impl Shared {
         verdict.entry(directory, name.clone(), local, theirs);
         if let Some(local) = local.filter(|_| !lost && !goes) {
             let conflict = self.conflict_name(&state.tree, directory, name, CONFLICT, &mut verdict.taken);
-            self.note_conflict(directory, &conflict);
+            verdict.conflicts.push(self.note_conflict(&state.tree, local, directory, &conflict));
             verdict.entry(directory, conflict, None, Some(local));
         }
     }
 
-    /// Counts a move that was given up.
-    fn note_given_up(&self, state: &State, inode: InodeId) {
+    /// Counts a move that was given up; for the record.
+    fn note_given_up(&self, state: &State, inode: InodeId) -> Conflict {
         let name = state.tree.name_of(inode).map_or_else(moved, |(_, name)| name);
         tracing::warn!("conflict: the directory {name} was moved by somebody else too");
         self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-        self.copied.note_directory(inode, &name);
+        state.tree.conflict_elsewhere(inode, &name)
     }
 
-    /// Counts a conflict copy.
-    pub(crate) fn note_conflict(&self, directory: InodeId, name: &Name) {
+    /// Counts a conflict that ends with this name for an inode; for the record.
+    pub(crate) fn note_conflict(&self, tree: &Tree, inode: InodeId, directory: InodeId, name: &Name) -> Conflict {
         tracing::warn!("conflict: {name} in {directory}");
         self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-        self.copied.note(directory, name);
+        tree.conflict(inode, directory, name)
     }
 
     /// `name (conflict HOST TIME)`, cut so that it is a valid name that is not `taken`, which it is then. `what` is

@@ -118,7 +118,7 @@ impl Shared {
             last_error: self.trouble(&state),
             unauthentic: counter(&self.counters.unauthentic),
             conflicts: counter(&self.counters.conflicts),
-            conflict_copies: self.copied.list(&state.tree),
+            conflict_copies: state.tree.conflicts(),
             cache_bytes: self.taken(),
             cache_budget: self.options.budget,
             known_inodes: state.tree.len() as u64,

@@ -263,13 +263,14 @@ impl Shared {
             Some(_) => self.conflict_name(&state.tree, directory, name, CONFLICT, &mut BTreeSet::new()),
         };
         record.push(entry(&kept, None, Some(ours)));
+        if theirs.is_some() {
+            let conflict = self.note_conflict(&state.tree, ours, directory, &kept);
+            record.push(Mutation::Conflict(Box::new(conflict)));
+        }
         let record = state.tree.with_adoptions(record);
         state.record(&self.journal, &record)?;
         if matches!(loaded.before, Before::Gone) {
             self.keep_bytes(state, ours)?;
-        }
-        if theirs.is_some() {
-            self.note_conflict(directory, &kept);
         }
         self.invalidate_entry(directory, name.clone());
         self.invalidate_entry(directory, kept);

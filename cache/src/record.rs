@@ -12,7 +12,7 @@
 
 use crate::Name;
 use crate::content::Digest;
-use crate::tree::LastSeen;
+use crate::tree::{Conflict, LastSeen};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use strewn_engine::bucket::{Kind, Timestamp};
@@ -85,6 +85,8 @@ pub(crate) enum Mutation {
     /// A file that lost its last name here, which the network is still to hear of, has this row there once the queued cuts are
     /// applied. `cut` is the newest one that took a name of it; 0 for none.
     LastSeen { inode: InodeId, seen: LastSeen, cut: u64 },
+    /// A conflict for the status to list, until its inode loses a name.
+    Conflict(Box<Conflict>),
 }
 
 /// Bytes of a data file that are held for a batch.
@@ -346,6 +348,10 @@ mod tests {
         let seen = LastSeen { version: 300, size: 3, content: [0xcc; 32] };
         let bytes = [&[VERSION, 1, 26][..], &[7; 16], &[0xac, 0x02, 3], &[0xcc; 32], &[5]].concat();
         assert_eq!(decode(&bytes), Ok(vec![Mutation::LastSeen { inode, seen, cut: 5 }]));
+        let place = Some((InodeId::from_bytes([1; 16]), Name::new(b"a").expect("valid")));
+        let conflict = Conflict { inode, place, path: String::from("b/a"), seconds: 300 };
+        let bytes = [&[VERSION, 1, 27][..], &[7; 16], &[1], &[1; 16], &[1, b'a'], &[3], b"b/a", &[0xac, 0x02]].concat();
+        assert_eq!(decode(&bytes), Ok(vec![Mutation::Conflict(Box::new(conflict))]));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! takes bytes of a write whose record it does not have.
 
 use crate::Name;
-use crate::conflict::Copied;
 use crate::content::Digest;
 use crate::cut::batch::Batch;
 use crate::cut::freeze::FrozenCut;
@@ -74,8 +73,6 @@ pub(crate) struct Shared {
     /// Nothing is done any more.
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
-    /// Conflict copies made lately.
-    pub(crate) copied: Copied,
     pub(crate) limits: Limits,
     pub(crate) outgoing: Arc<Outgoing>,
     /// Data files that the kernel reads.

@@ -37,7 +37,7 @@ pub struct Status {
     pub unauthentic: u64,
     /// Conflict copies made since the cache was opened.
     pub conflicts: u64,
-    /// The newest of them, oldest first.
+    /// Those that are there, also from before: the newest, oldest first.
     pub conflict_copies: Vec<ConflictCopy>,
     /// Bytes the cache uses on disk: data files, journal, sealed segments and batches, and the index.
     pub cache_bytes: u64,
@@ -57,11 +57,12 @@ pub struct Status {
     pub read_only: bool,
 }
 
-/// A file or directory that was kept beside what another mount made of its name.
+/// A file or directory that was kept beside what another mount made of its name, a file that came back because another mount
+/// changed it, or a directory whose move was given up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConflictCopy {
-    /// Where it is now, below the mounted directory; its name alone if that is not known.
+    /// Where it is now, below the mounted directory; where it was then if that is not known.
     pub path: String,
     /// When it was made, in seconds since 1970.
     pub seconds: u64,

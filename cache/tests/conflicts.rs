@@ -3,6 +3,7 @@
 mod common;
 
 use common::lines::Lines;
+use common::two::Two;
 use common::*;
 use std::sync::{Arc, Mutex};
 use strewn_cache::disk::MemoryDisk;
@@ -299,4 +300,55 @@ async fn a_copy_says_what_it_lacks_and_has_what_was_read() {
     assert_eq!(bytes[2 << 20..][..5], *b"mine\0", "what was written, and nothing that was not");
     one.close().await.unwrap();
     two.close().await.unwrap();
+}
+
+/// How a mount ends and begins.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Again {
+    InOrder,
+    Killed,
+    KilledAfterSnapshot,
+}
+
+#[tokio::test]
+async fn a_conflict_is_listed_by_later_mounts_until_its_name_goes() {
+    let listed = |two: &Two| two.two.status().conflict_copies.into_iter().map(|copy| copy.path).collect::<Vec<_>>();
+    for again in [Again::InOrder, Again::Killed, Again::KilledAfterSnapshot] {
+        for removed_elsewhere in [false, true] {
+            let mut two = Two::new().await;
+            let directory = create(&two.one, two.root.inode, "directory", Kind::Directory).await;
+            let file = create(&two.one, directory, "file", Kind::File).await;
+            two.tell_two().await;
+            picture(&two.two).await;
+            two.lines.cut_off(true);
+            write(&two.one, file, 0, b"theirs").await;
+            drain(&two.one).await;
+            write(&two.two, file, 0, b"ours").await;
+            two.lines.cut_off(false);
+            two.settle().await;
+            let [path] = &listed(&two)[..] else { panic!("{:?}", listed(&two)) };
+            let path = path.clone();
+            let name = path.strip_prefix("directory/").expect("below");
+            assert!(name.starts_with("file (conflict "), "{path}");
+            if again == Again::KilledAfterSnapshot {
+                two.two.snapshot().await.unwrap();
+            }
+            match again {
+                Again::InOrder => two.two_begins_anew().await,
+                _ => two.two_dies().await,
+            }
+            assert_eq!(listed(&two), std::slice::from_ref(&path), "{again:?}");
+            picture(&two.two).await;
+            match removed_elsewhere {
+                true => unlink(&two.one, directory, name).await,
+                false => rename(&two.two, directory, name, two.root.inode, "mine").await,
+            }
+            two.settle().await;
+            assert!(listed(&two).is_empty(), "{again:?}, {removed_elsewhere}");
+            two.two_dies().await;
+            picture(&two.two).await;
+            assert!(listed(&two).is_empty(), "{again:?}, {removed_elsewhere}");
+            two.close().await;
+        }
+    }
 }

@@ -112,7 +112,7 @@ impl<'a> Copies<'a> {
             let (directory, name) = state.tree.name_of(made.file).unwrap_or_else(unknown);
             let what = if made.whole { CONFLICT } else { INCOMPLETE };
             let name = self.shared.conflict_name(&state.tree, directory, &name, what, &mut verdict.taken);
-            self.shared.note_conflict(directory, &name);
+            verdict.conflicts.push(self.shared.note_conflict(&state.tree, made.copy, directory, &name));
             verdict.entry(directory, name, None, Some(made.copy));
         }
     }

@@ -147,6 +147,10 @@ impl Tree {
                 self.restore_removed(*inode, *seen, *cut);
                 Ok(())
             }
+            Mutation::Conflict(conflict) => {
+                self.conflicts.add((**conflict).clone());
+                Ok(())
+            }
             Mutation::Held(held) => {
                 self.restore_held(held);
                 Ok(())
@@ -323,6 +327,7 @@ impl Tree {
             parent.links = parent.links.saturating_sub(1);
             parent.renamed = true;
         }
+        self.conflicts.forget(inode);
         let Some(node) = self.nodes.get_mut(&inode) else { return };
         node.names.retain(|(parent, known)| *parent != directory || known != name);
         (node.renamed, node.elsewhere) = (true, false);

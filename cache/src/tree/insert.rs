@@ -393,6 +393,7 @@ impl Tree {
             node.orphan = node.links == 0 && node.pins > 0;
         }
         if node.names.is_empty() && !was_elsewhere && !self.is_in_use(inode) {
+            self.conflicts.forget(inode);
             self.drop_clean(inode);
         }
     }

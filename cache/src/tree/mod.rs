@@ -10,6 +10,7 @@
 
 mod apply;
 mod clones;
+mod conflicts;
 mod directory;
 mod evict;
 mod exposed;
@@ -25,6 +26,7 @@ mod transaction;
 mod warm;
 
 pub(crate) use apply::{Misfit, SetTimes};
+pub(crate) use conflicts::Conflict;
 pub(crate) use directory::{Directory, Slot};
 pub(crate) use insert::{Before, Listing, Loaded, Taken};
 pub(crate) use news::{AllMissed, Missed};
@@ -40,6 +42,7 @@ use crate::content::map::{Backing, Fill};
 use crate::content::saved;
 use crate::cut::batch::{Base, Renewed};
 use crate::record::Mutation;
+use conflicts::Conflicts;
 use evict::Uses;
 use news::News;
 use nodes::Nodes;
@@ -92,6 +95,7 @@ pub(crate) struct Tree {
     /// Names known of all directories in memory.
     names: usize,
     removed: Removed,
+    conflicts: Conflicts,
     /// Open files without a name that the network keeps under a name of the root.
     pub(crate) parked: HashMap<InodeId, Name>,
     /// What is pinned is not known, so nothing without a name is dropped.
@@ -133,6 +137,7 @@ impl Tree {
             committed: 0,
             names: 0,
             removed: Removed::default(),
+            conflicts: Conflicts::default(),
             parked: HashMap::new(),
             replaying: false,
         }

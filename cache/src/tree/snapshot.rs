@@ -64,6 +64,7 @@ impl Tree {
             base: base.map(|(_, base)| base),
             cut,
         }));
+        mutations.extend(self.conflicts.iter().map(|conflict| Mutation::Conflict(Box::new(conflict.clone()))));
         mutations
     }
 

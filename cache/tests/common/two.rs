@@ -60,6 +60,12 @@ impl Two {
         self.two = open_two(&self.disk, &self.lines, &self.root).await;
     }
 
+    /// The second mount ends in order, and begins anew.
+    pub async fn two_begins_anew(&mut self) {
+        self.two.close().await.unwrap();
+        self.two = open_two(&self.disk, &self.lines, &self.root).await;
+    }
+
     pub async fn close(self) {
         self.one.close().await.unwrap();
         self.two.close().await.unwrap();

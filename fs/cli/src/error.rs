@@ -31,6 +31,12 @@ impl Failure {
         Self { message: message.into(), hint: None, code: 2 }
     }
 
+    /// Nothing is to be said: whoever reads the output has seen enough, or the person interrupted it. Exit code as if a signal
+    /// with this number had ended the process.
+    pub(crate) fn signalled(number: u8) -> Self {
+        Self { message: String::new(), hint: None, code: 128 + number }
+    }
+
     /// Adds what to do next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -49,11 +55,36 @@ impl Failure {
 
     /// Prints to standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        output::say(format_args!("strewn: {}", self.message));
+        if !self.message.is_empty() {
+            output::say(format_args!("strewn: {}", self.message));
+        }
         if let Some(hint) = &self.hint {
             output::say(format_args!("hint: {hint}"));
         }
         ExitCode::from(self.code)
+    }
+}
+
+/// What came of several things of which each is done whatever became of the others.
+#[derive(Debug, Default)]
+pub(crate) struct Each {
+    /// The newest failure; those before it have been reported.
+    failure: Option<Failure>,
+}
+
+impl Each {
+    /// Notes what came of one.
+    pub(crate) fn note(&mut self, outcome: Outcome) {
+        if let Err(failure) = outcome
+            && let Some(before) = self.failure.replace(failure)
+        {
+            before.report();
+        }
+    }
+
+    /// What came of all: the last failure, if there was one.
+    pub(crate) fn outcome(self) -> Outcome {
+        self.failure.map_or(Ok(()), Err)
     }
 }
 

@@ -168,7 +168,7 @@ async fn drain(
     let outcome = loop {
         tokio::select! {
             drained = &mut drained => break drained.map_err(|error| pending_failure(&error)),
-            () = signals.next() => break interrupted(cache),
+            _ = signals.next() => break interrupted(cache),
             Some(UnmountRequest { wanted, done }) = wanted.recv() => {
                 askers.add(done);
                 if matches!(wanted, Wanted::HandedOver | Wanted::Unmounted { wait: false, .. }) {

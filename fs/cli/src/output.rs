@@ -1,14 +1,33 @@
 //! Standard output for results, standard error for everything else; progress bars on a terminal.
 
 use crate::control::Pending;
-use crate::error::{Context, Outcome};
+use crate::error::{Context, Failure, Outcome};
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-/// Prints one line to standard output. A closed pipe ends the command with an error, not with a panic.
+/// Prints one line to standard output. A closed pipe ends the command, as SIGPIPE would, not with a panic.
 pub(crate) fn line(text: impl std::fmt::Display) -> Outcome {
-    writeln!(std::io::stdout().lock(), "{text}").context("writing to standard output")
+    written(writeln!(std::io::stdout().lock(), "{text}"))
+}
+
+/// Writes bytes to standard output.
+pub(crate) fn write(bytes: &[u8]) -> Outcome {
+    written(std::io::stdout().write_all(bytes))
+}
+
+/// Writes out what standard output still holds.
+pub(crate) fn flush() -> Outcome {
+    written(std::io::stdout().flush())
+}
+
+fn written(result: std::io::Result<()>) -> Outcome {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::signalled(rustix::process::Signal::PIPE.as_raw() as u8))
+        }
+        result => result.context("writing to standard output"),
+    }
 }
 
 /// Says something on standard error, if that is possible: the terminal may be gone, the disk of a log full, and neither is a

@@ -13,13 +13,14 @@ impl Signals {
         Ok(Self([on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?]))
     }
 
-    /// Returns at the next one.
-    pub(crate) async fn next(&mut self) {
+    /// Returns at the next one, with its number.
+    pub(crate) async fn next(&mut self) -> u8 {
         let [interrupt, terminate, hang_up] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
-        }
+        let kind = tokio::select! {
+            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = hang_up.recv() => SignalKind::hangup(),
+        };
+        kind.as_raw_value() as u8
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn wait(mount: &Mount, request: Request) -> Outcome<Waited> {
                 progress.show(pending);
             }
             reply = &mut asked => break reply.context("asking the mount")?.map(ended),
-            () = signals.next() => {
+            _ = signals.next() => {
                 break Ok(Waited { outcome: Err(interrupted(mount, last)), left: last, interrupted: true });
             }
         }

@@ -1,10 +1,10 @@
 //! `strewn cat`.
 
 use super::AccessArg;
-use crate::error::{Context, Outcome};
+use crate::error::{Each, Outcome};
 use crate::location::Remote;
+use crate::output;
 use crate::session::{At, Session};
-use std::io::Write;
 
 /// Write files to standard output
 #[derive(Debug, clap::Args)]
@@ -18,15 +18,20 @@ pub(crate) struct Cat {
 
 impl Cat {
     pub(crate) async fn run(self) -> Outcome {
-        let mut output = std::io::stdout();
+        let mut each = Each::default();
         for place in &self.places {
-            let session = Session::open(&self.access, place).await?;
-            let mut reader = session.paths.read(place.path.as_bytes()).await.at(place)?;
-            while let Some(bytes) = reader.next().await.at(place)? {
-                output.write_all(&bytes).context("writing to standard output")?;
-            }
-            session.finish().await?;
+            each.note(self.write(place).await);
         }
-        output.flush().context("writing to standard output")
+        each.outcome()
+    }
+
+    async fn write(&self, place: &Remote) -> Outcome {
+        let session = Session::open(&self.access, place).await?;
+        let mut reader = session.paths.read(place.path.as_bytes()).await.at(place)?;
+        while let Some(bytes) = reader.next().await.at(place)? {
+            output::write(&bytes)?;
+        }
+        output::flush()?;
+        session.finish().await
     }
 }

@@ -6,8 +6,10 @@ mod upload;
 use super::AccessArg;
 use crate::error::{Context, Failure, Outcome};
 use crate::location::{Location, Remote};
+use crate::output;
 use crate::session::{At, Session};
-use std::io::{Read, Write};
+use crate::signals::Signals;
+use std::io::Read;
 use std::path::Path;
 
 /// Copy files to, from and within buckets
@@ -31,6 +33,18 @@ pub(crate) struct Cp {
 
 impl Cp {
     pub(crate) async fn run(self) -> Outcome {
+        if matches!(self.from, Location::Standard) {
+            return self.copy().await;
+        }
+        // What is half done goes when it is dropped.
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            outcome = self.copy() => outcome,
+            number = signals.next() => Err(Failure::signalled(number)),
+        }
+    }
+
+    async fn copy(&self) -> Outcome {
         match (&self.from, &self.to) {
             (Location::Local(from), Location::Remote(to)) => {
                 let session = Session::open(&self.access, to).await?;
@@ -77,11 +91,10 @@ impl Cp {
     async fn download_standard(&self, from: &Remote) -> Outcome {
         let session = Session::open(&self.access, from).await?;
         let mut reader = session.paths.read(from.path.as_bytes()).await.at(from)?;
-        let mut output = std::io::stdout();
         while let Some(bytes) = reader.next().await.at(from)? {
-            output.write_all(&bytes).context("writing to standard output")?;
+            output::write(&bytes)?;
         }
-        output.flush().context("writing to standard output")?;
+        output::flush()?;
         session.finish_as(self.quiet).await
     }
 

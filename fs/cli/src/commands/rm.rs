@@ -1,7 +1,7 @@
 //! `strewn rm`.
 
 use super::AccessArg;
-use crate::error::{Failure, Outcome};
+use crate::error::{Each, Failure, Outcome};
 use crate::location::Remote;
 use crate::session::{At, Session};
 use strewn_engine::bucket::Kind;
@@ -25,15 +25,20 @@ pub(crate) struct Rm {
 
 impl Rm {
     pub(crate) async fn run(self) -> Outcome {
+        let mut each = Each::default();
         for place in &self.places {
-            let session = Session::open(&self.access, place).await?;
-            self.remove(&session, place).await?;
-            session.finish().await?;
+            each.note(self.remove(place).await);
         }
-        Ok(())
+        each.outcome()
     }
 
-    async fn remove(&self, session: &Session, place: &Remote) -> Outcome {
+    async fn remove(&self, place: &Remote) -> Outcome {
+        let session = Session::open(&self.access, place).await?;
+        self.remove_in(&session, place).await?;
+        session.finish().await
+    }
+
+    async fn remove_in(&self, session: &Session, place: &Remote) -> Outcome {
         let path = place.path.as_bytes();
         if path.is_empty() {
             return Err(Failure::usage(format!("{place} is a whole bucket")).hint("'strewn rb' removes buckets"));

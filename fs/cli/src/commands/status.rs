@@ -80,8 +80,9 @@ fn print(mount: &Mount, shown: &MountStatus) -> Outcome {
     if !status.read_only {
         output::line(format_args!("  lease      {}", lease(status)))?;
     }
-    if status.conflicts > 0 {
-        output::line(format_args!("  conflicts  {} conflict copies made", status.conflicts))?;
+    if status.conflicts > 0 || !status.conflict_copies.is_empty() {
+        let (new, there) = (status.conflicts, status.conflict_copies.len());
+        output::line(format_args!("  conflicts  {new} since the mount began; to be looked at: {there}"))?;
     }
     for copy in &status.conflict_copies {
         output::line(format_args!("             {} ({})", copy.path, moment(copy.seconds)))?;

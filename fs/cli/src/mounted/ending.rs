@@ -138,7 +138,7 @@ impl Ending<'_> {
         loop {
             let mut wish = tokio::select! {
                 () = self.live.drive.unmounted() => return self.by_signal().ended(Ok(Wait::Network)),
-                () = self.signals.next() => self.by_signal(),
+                _ = self.signals.next() => self.by_signal(),
                 Some(request) = self.wanted.recv() => match self.by_request(request) {
                     Ok(wish) => wish,
                     Err(request) => match tokio::time::timeout(NOTICED, self.live.drive.unmounted()).await {
@@ -198,7 +198,7 @@ impl Ending<'_> {
                 loop {
                     tokio::select! {
                         () = self.live.drive.unmounted() => break,
-                        () = self.signals.next() => break,
+                        _ = self.signals.next() => break,
                         Some(request) = self.wanted.recv() => wish.join(request),
                     }
                 }
@@ -230,7 +230,7 @@ impl Ending<'_> {
                     Err(error) => Drained::Failed(pending_failure(&error)),
                 },
                 () = self.live.drive.unmounted() => break Drained::Unmounted,
-                () = self.signals.next() => {
+                _ = self.signals.next() => {
                     if std::mem::replace(&mut wish.by_signal, true) {
                         break Drained::Interrupted;
                     }

@@ -3,7 +3,7 @@
 use super::super::AccessArg;
 use super::Destination;
 use crate::config;
-use crate::error::{Context, Outcome};
+use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
 use crate::remote;
 use strewn_engine::bucket::Timestamp;
@@ -106,6 +106,13 @@ impl Limits {
             delete: self.disallow_deletes,
         };
         let (not_before, not_after) = (self.not_before, self.not_after);
+        let ends = |at: Timestamp| {
+            let begins = not_before.map_or(0, |before| before.seconds).max(jiff::Timestamp::now().as_second());
+            at.seconds <= begins
+        };
+        if not_after.is_some_and(ends) {
+            return Err(Failure::usage("--not-after is past, or not after --not-before: the grant would open nothing"));
+        }
         Ok(Caveat { disallow, not_before, not_after, nonce: Some(nonce), ..Caveat::default() })
     }
 }

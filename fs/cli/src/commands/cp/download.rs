@@ -8,9 +8,9 @@ use crate::session::{At, Session};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, Permissions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use strewn_engine::bucket::{Kind, Timestamp};
@@ -35,7 +35,7 @@ impl Download<'_> {
         while let Some((path, local, stat)) = ahead.pop() {
             // Only the owner may enter while it fills, so that nobody reads what its mode will forbid.
             match DirBuilder::new().mode(0o700).create(&local) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && local.is_dir() => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && local.is_dir() => {}
                 made => made.context(format_args!("creating {}", shown(&local)))?,
             }
             let mut listing = self.session.paths.list(&path).await.at(from)?;
@@ -62,7 +62,14 @@ impl Download<'_> {
             Kind::File => self.content(from, path, stat, to).await,
             Kind::Symlink => {
                 let what = || format!("creating {}", shown(to));
-                symlink(OsStr::from_bytes(&stat.attributes.target), to).context(what())?;
+                let make = || symlink(OsStr::from_bytes(&stat.attributes.target), to);
+                match make() {
+                    // As every other file: replaced.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        fs::remove_file(to).and_then(|()| make()).context(what())?;
+                    }
+                    made => made.context(what())?,
+                }
                 utimensat(CWD, to, &timestamps(stat), AtFlags::SYMLINK_NOFOLLOW).context(what())
             }
             _ => {
@@ -73,11 +80,35 @@ impl Download<'_> {
         }
     }
 
+    /// A file comes to its name when all of it is there: what was there before stays until then.
     async fn content(&self, from: &Remote, path: &[u8], stat: &Stat, to: &Path) -> Outcome {
         let what = || format!("writing {}", shown(to));
+        // Through a symbolic link; devices and pipes are written to.
+        let to = &fs::canonicalize(to).unwrap_or_else(|_| to.to_owned());
+        if fs::metadata(to).is_ok_and(|there| !there.is_file()) {
+            let mut file = OpenOptions::new().write(true).open(to).context(what())?;
+            return self.stream(from, path, &mut file, to).await;
+        }
+        let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let partial = tempfile::Builder::new().prefix(".strewn-").suffix(".partial").tempfile_in(directory);
+        let mut partial = partial.context(what())?;
+        self.fill(from, path, stat, partial.as_file_mut(), to).await?;
+        partial.persist(to).map(drop).context(what())
+    }
+
+    /// Bytes in order.
+    async fn stream(&self, from: &Remote, path: &[u8], file: &mut File, to: &Path) -> Outcome {
         let mut reader = self.session.paths.read(path).await.at(from)?;
-        let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to);
-        let mut file = open.context(what())?;
+        while let Some(bytes) = reader.next().await.at(from)? {
+            file.write_all(&bytes).context(format_args!("writing {}", shown(to)))?;
+        }
+        Ok(())
+    }
+
+    /// A new file, with mode and times.
+    async fn fill(&self, from: &Remote, path: &[u8], stat: &Stat, file: &mut File, to: &Path) -> Outcome {
+        let what = || format!("writing {}", shown(to));
+        let mut reader = self.session.paths.read(path).await.at(from)?;
         let bar = (!self.quiet).then(|| output::transfer_bar(stat.attributes.size, &String::from_utf8_lossy(path)));
         let mut size = 0;
         while let Some(bytes) = reader.next().await.at(from)? {

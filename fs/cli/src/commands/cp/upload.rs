@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use strewn_engine::bucket::Timestamp;
+use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_fs::volume::path::Last;
 use strewn_fs::volume::{SetAttributes, SetTime};
 
@@ -64,7 +64,19 @@ impl Upload<'_> {
         if kind.is_symlink() {
             let target = fs::read_link(from).context(format_args!("reading {}", shown(from)))?;
             let target = target.as_os_str().as_bytes();
-            self.session.paths.make_symlink(path, target).await.at(to)?;
+            let paths = &self.session.paths;
+            match paths.make_symlink(path, target).await {
+                // As every other file: replaced.
+                Err(error) if error.errno() == rustix::io::Errno::EXIST => {
+                    let there = paths.stat(path, Last::Keep).await.at(to)?;
+                    if there.attributes.kind == Kind::Directory {
+                        return Err(error).at(to);
+                    }
+                    paths.remove(path).await.at(to)?;
+                    paths.make_symlink(path, target).await.at(to)?;
+                }
+                made => drop(made.at(to)?),
+            }
             let times = SetAttributes { mode: None, ..attributes(metadata) };
             return self.session.paths.set_attributes(path, Last::Keep, times).await.map(drop).at(to);
         }

@@ -88,7 +88,7 @@ async fn serve(
     let mountpoint = drive.mountpoint().to_owned();
     tokio::select! {
         outcome = drive.unmount(wait) => outcome,
-        () = signals.next() => {
+        _ = signals.next() => {
             Drive::interrupt(&mountpoint);
             Err(Failure::new("interrupted before everything was uploaded")
                 .hint("nothing is lost: it stays in the cache and goes up when the drive is mounted again"))
@@ -110,7 +110,7 @@ async fn wait_for_end(
             }
         };
         tokio::select! {
-            () = signals.next() => return (drive, true),
+            _ = signals.next() => return (drive, true),
             () = network.stop_requested() => return (drive, true),
             () = ended => {
                 let mountpoint = drive.take().map(|drive| drive.mountpoint().display().to_string()).unwrap_or_default();

@@ -37,7 +37,7 @@ impl Run {
         let standing = daemon.standings().pop().ok_or_else(|| Failure::new("the node serves no satellite"))?;
         daemon.run();
         let outcome = tokio::select! {
-            () = signals.next() => Ok(()),
+            _ = signals.next() => Ok(()),
             refused = refusal(standing) => refused,
         };
         daemon.stop().await;
