@@ -27,6 +27,7 @@ fn a_cache_is_shown_checked_and_cleared() {
     run(drive.strewn(["umount", "--no-wait"]).arg(drive.path()));
     let status = json(&run(cache(&["status", "--json"])));
     assert!(status["mountpoint"].is_null() && status["pending_files"] == 1, "{status}");
+    assert!(status["bucket"].is_string() && status["root"].as_str().unwrap().len() == 32, "{status}");
     assert!(status["pending_bytes"].as_u64().unwrap() >= 300_000, "{status}");
     assert!(run(cache(&["status"])).contains("1 file, "), "for people too");
     assert_eq!(json(&run(cache(&["verify", "--json"])))["ok"], true);

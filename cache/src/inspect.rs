@@ -15,7 +15,7 @@ use crate::journal::{self, BootId, Recovered};
 use crate::recover::{self, Identity, Survey};
 use crate::store::Store;
 use crate::{Error, encryption, warm};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,8 +55,10 @@ pub enum InspectError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DirectoryStatus {
     /// The bucket it belongs to.
+    #[serde(serialize_with = "as_text")]
     pub bucket: BucketId,
     /// The directory of the bucket that it shows.
+    #[serde(serialize_with = "as_text")]
     pub root: InodeId,
     /// Files with content or attributes that the network does not have.
     pub pending_files: u64,
@@ -68,6 +70,11 @@ pub struct DirectoryStatus {
     pub clean_bytes: u64,
     /// Bytes on disk: content, journal, sealed segments, batches and index.
     pub cache_bytes: u64,
+}
+
+/// Identifiers as everywhere else that people look.
+fn as_text<S: Serializer>(id: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
 }
 
 impl DirectoryStatus {

@@ -271,7 +271,7 @@ impl Shared {
     /// Loads the root's row. Its key must open it.
     pub(crate) async fn load_root(&self, root: &Root) -> Result<(), Error> {
         let row = self.ask(self.bucket.inode(root.inode)).await?;
-        if row.inode != root.inode || row.kind != Kind::Directory {
+        if row.inode != root.inode || !matches!(row.kind, Kind::Directory | Kind::File) {
             return Err(Error::Corrupt(String::from("the root is another inode")));
         }
         let adopt = open_inode(&root.key, &row)

@@ -79,12 +79,12 @@ impl Shared {
                 () = self.missed.notified() => self.load_missed().await,
             };
         }
-        let root = self.state.lock().tree.root;
-        let page = self.ask(self.bucket.entries(root, None, 1)).await?;
+        // Beyond the newest: the answer only says where that is, which takes no right to list.
+        let now = self.ask(self.bucket.changes(u64::MAX, Duration::ZERO)).await?;
         // Whatever was loaded or journaled before now may have changed since.
         self.state.lock().tree.miss_everything();
         self.load_missed().await?;
-        self.note_followed(Feed { epoch: self.bucket.settings().epoch, sequence: page.sequence }, false);
+        self.note_followed(Feed { epoch: self.bucket.settings().epoch, sequence: now.sequence }, false);
         Ok(())
     }
 

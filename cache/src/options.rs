@@ -100,7 +100,7 @@ impl Default for Options {
     }
 }
 
-/// The directory a cache shows as its root.
+/// What a cache shows as its root: a directory, or a file that is all there is.
 #[derive(Debug, Clone)]
 pub struct Root {
     /// Its inode.

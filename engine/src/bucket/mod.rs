@@ -92,7 +92,8 @@ pub trait BucketService: Send + Sync + 'static {
     /// [`lease`](Self::lease): somebody wants some of it, or it is over. False if that is not so.
     async fn recalled(&self, lease: HeldLease, wait: Duration) -> Result<bool, Error>;
 
-    /// Changes after sequence number `after`; waits up to `wait` for the first one, then returns what there is.
+    /// Changes after sequence number `after`; waits up to `wait` for the first one, then returns what there is. After
+    /// `u64::MAX` there is nothing: the answer is a gap, and where the feed ends now.
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error>;
 
     /// What the bucket holds and may hold.

@@ -113,6 +113,8 @@ pub(crate) struct MountStatus {
     pub(crate) cache: strewn_cache::Status,
     /// The satellite answered the last request.
     pub(crate) satellite_reachable: bool,
+    /// Seconds since it answered one; `None` if it never did.
+    pub(crate) satellite_answered_seconds: Option<f64>,
     /// Storage nodes whose addresses the mount has.
     pub(crate) nodes_known: u64,
     /// How many of them answered the last time that the mount asked them for something.

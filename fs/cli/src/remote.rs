@@ -1,4 +1,9 @@
 //! Opening what a grant opens: a bucket, and the directory or file of it that a path names.
+//!
+//! Paths are those of the bucket, also under a grant that opens only places of it: each of them is found under the path it had
+//! when it was shared. If a grant opens a single place, paths may also begin there.
+
+mod start;
 
 use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
@@ -7,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strewn_cache::Root;
 use strewn_engine::bucket::{BucketService, Entry, Error, Kind};
-use strewn_engine::grant::{AccessGrant, Actions};
+use strewn_engine::grant::{AccessGrant, Actions, Start};
 use strewn_engine::ids::BucketId;
 use strewn_engine::keys::DirectoryKeys;
 use strewn_engine::name::Name;
@@ -21,17 +26,28 @@ pub(crate) struct Opened {
     pub(crate) bucket: BucketId,
     pub(crate) root: Root,
     pub(crate) kind: Kind,
+    /// The place, by its path in the bucket.
+    pub(crate) place: Remote,
+    /// What the grant opens in the bucket.
+    pub(crate) starts: Vec<Start>,
     /// The grant allows no change.
     pub(crate) read_only: bool,
 }
 
+impl Opened {
+    /// Another place of what was opened, by its path in the bucket.
+    pub(crate) fn within(&self, place: &Remote) -> Outcome<Remote> {
+        let (start, place) = start::choose(&self.starts, place)?;
+        if start.inode == self.root.inode {
+            Ok(place)
+        } else {
+            Err(Failure::usage(format!("{} and {place} were shared separately", self.place)))
+        }
+    }
+}
+
 /// How long the satellite may take to answer before a place is opened from what it said the last time.
 const RECALL_AFTER: Duration = Duration::from_millis(300);
-
-/// Opens a directory.
-pub(crate) async fn open(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
-    directory(open_any(grant, place).await?, place)
-}
 
 /// Opens a directory; while the satellite is away, as it was the last time.
 pub(crate) async fn open_or_recall(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
@@ -58,7 +74,8 @@ pub(crate) async fn open_or_recall(grant: &AccessGrant, place: &Remote) -> Outco
 fn directory(opened: Opened, place: &Remote) -> Outcome<Opened> {
     match opened.kind {
         Kind::Directory => Ok(opened),
-        _ => Err(Failure::new(format!("{place} is not a directory"))),
+        _ => Err(Failure::new(format!("{place} is not a directory"))
+            .hint("'strewn cat' and 'strewn cp' read a single file that was shared")),
     }
 }
 
@@ -69,7 +86,16 @@ pub(crate) async fn open_any(grant: &AccessGrant, place: &Remote) -> Outcome<Ope
     Ok(enter(grant, uplink, bucket, place, None).await?.0)
 }
 
-/// Follows a path from where the grant begins: the bucket's root, or the shared directory. Gives the entries on the way, which
+/// Opens what a grant opens and `place` is in: the bucket's root, or a shared file or directory.
+pub(crate) async fn open_start(grant: &AccessGrant, place: &Remote) -> Outcome<Opened> {
+    let uplink = connect(grant).await?;
+    let bucket = open_bucket(&uplink, &place.bucket).await?;
+    let path = start::choose(&bucket.starts, place)?.0.path.clone();
+    let start = Remote { path, directory: false, ..place.clone() };
+    Ok(enter(grant, uplink, bucket, &start, None).await?.0)
+}
+
+/// Follows a path from where the grant begins: the bucket's root, or what was shared. Gives the entries on the way, which
 /// are asked for unless they are `known`.
 async fn enter(
     grant: &AccessGrant,
@@ -78,12 +104,13 @@ async fn enter(
     place: &Remote,
     known: Option<&[Entry]>,
 ) -> Outcome<(Opened, Vec<Entry>)> {
-    let start = bucket.starts.first().expect("an opened bucket has a start");
+    let (start, place) = start::choose(&bucket.starts, place)?;
+    let rest = start::below(&start.path, &place.path).unwrap_or_default();
     let service: Arc<dyn BucketService> = bucket.service;
     let mut entries = Vec::new();
     let mut root = Root { inode: start.inode, key: start.key.clone() };
     let mut kind = start.kind;
-    for component in place.path.split('/').filter(|component| !component.is_empty()) {
+    for component in rest.split('/').filter(|component| !component.is_empty()) {
         if kind != Kind::Directory {
             return Err(Failure::new(format!("{place}: {component:?} is below something that is not a directory")));
         }
@@ -92,15 +119,16 @@ async fn enter(
         let encrypted = keys.encrypt_name(root.inode, &name);
         let found = match known {
             Some(known) => known.get(entries.len()).filter(|entry| entry.name == encrypted).cloned(),
-            None => service.entry(root.inode, &encrypted).await.context(place)?.map(|(entry, _)| entry),
+            None => service.entry(root.inode, &encrypted).await.context(&place)?.map(|(entry, _)| entry),
         };
         let entry = found.ok_or_else(|| Failure::new(format!("{place}: {component:?} not found")))?;
-        root = Root { inode: entry.child, key: keys.open_child(&entry).context(place)? };
+        root = Root { inode: entry.child, key: keys.open_child(&entry).context(&place)? };
         kind = entry.kind;
         entries.push(entry);
     }
-    let bucket = service.settings().bucket;
-    Ok((Opened { uplink, service, bucket, root, kind, read_only: is_read_only(grant) }, entries))
+    let settings = service.settings().bucket;
+    let read_only = is_read_only(grant);
+    Ok((Opened { uplink, service, bucket: settings, starts: bucket.starts, root, kind, place, read_only }, entries))
 }
 
 /// Connects under a grant. Nothing is asked of the network yet.

@@ -7,6 +7,7 @@ use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
 use crate::mounted;
 use crate::output::UploadProgress;
+use crate::remote::Opened;
 use crate::{config, remote};
 use std::sync::Arc;
 use strewn_cache::{Cache, Options};
@@ -19,25 +20,36 @@ use tempfile::TempDir;
 /// An open bucket.
 pub(crate) struct Session {
     pub(crate) paths: Paths,
+    opened: Opened,
     cache: Cache,
     // Last, so that the directory goes after what is in it.
     _directory: TempDir,
 }
 
 impl Session {
-    /// Opens the bucket of `place`, from where the grant begins.
-    pub(crate) async fn open(access: &AccessArg, place: &Remote) -> Outcome<Self> {
+    /// Opens the bucket of `place`, from where the grant begins. Gives the place by its path in the bucket.
+    pub(crate) async fn open(access: &AccessArg, place: &Remote) -> Outcome<(Self, Remote)> {
         let grant = config::load_access(access.access.as_deref())?;
-        let start = Remote { bucket: place.bucket.clone(), path: String::new(), directory: true };
-        let opened = remote::open(&grant, &start).await?;
+        let opened = remote::open_start(&grant, place).await?;
+        let place = opened.within(place)?;
         let parent = config::cache_dir()?.join("commands");
         config::private_dir(&parent)?;
         let directory = tempfile::Builder::new().tempdir_in(&parent).context("making a cache directory")?;
         let options = Options { read_only: opened.read_only, index: false, ..Options::default() };
-        let cache =
-            Cache::open(directory.path(), opened.service, opened.root, options).await.context("opening the cache")?;
-        let paths = Paths::new(Arc::new(Volume::new(cache.clone())), caller());
-        Ok(Self { paths, cache, _directory: directory })
+        let cache = Cache::open(directory.path(), opened.service.clone(), opened.root.clone(), options).await;
+        let cache = cache.context("opening the cache")?;
+        let paths = Paths::new(Arc::new(Volume::new(cache.clone())), caller()).at(opened.place.path.as_bytes());
+        Ok((Self { paths, opened, cache, _directory: directory }, place))
+    }
+
+    /// Another place in the same session, by its path in the bucket.
+    pub(crate) fn within(&self, place: &Remote) -> Outcome<Remote> {
+        self.opened.within(place)
+    }
+
+    /// True if nothing above `place` is open.
+    pub(crate) fn is_start(&self, place: &Remote) -> bool {
+        place.path == self.opened.place.path
     }
 
     /// `place`, or `name` in it if it is a directory.

@@ -1,7 +1,7 @@
 //! Files by their path, for those who have no kernel: the commands.
 //!
-//! A path is `/`-separated from the volume's root; empty components and `.` are skipped. Symlinks on the way are followed
-//! within the volume; an absolute one leads out of it and is refused.
+//! A path is `/`-separated from the volume's root, or from where [`Paths::at`] says that this is; empty components and `.` are
+//! skipped. Symlinks on the way are followed within the volume; an absolute one leads out of it and is refused.
 
 use super::{Caller, Entry, Open, SetAttributes, Stat, Volume, WriteMode};
 use crate::error::Result;
@@ -27,6 +27,8 @@ const READ_STEP: usize = 1 << 20;
 pub struct Paths {
     volume: Arc<Volume>,
     caller: Caller,
+    /// What every path begins with: the path of the volume's root.
+    at: Vec<Vec<u8>>,
 }
 
 /// What becomes of a symlink that is the last component.
@@ -67,13 +69,30 @@ pub struct Writer {
 impl Paths {
     /// The files of `volume` as `caller`, who owns what is made. Permission bits are not checked: the grant is.
     pub fn new(volume: Arc<Volume>, caller: Caller) -> Self {
-        Self { volume, caller }
+        Self { volume, caller, at: Vec::new() }
+    }
+
+    /// The same files, with paths of which the volume's root has this one. Others do not exist.
+    pub fn at(self, path: &[u8]) -> Self {
+        Self { at: components(path).collect(), ..self }
     }
 
     /// What a path names. Errors: `ENOENT`, `ENOTDIR`, `ELOOP`, `EXDEV` for a symlink that leads out of the volume.
     pub async fn resolve(&self, path: &[u8], last: Last) -> Result<Reference> {
+        self.follow(self.below(path)?, last).await
+    }
+
+    /// The components of a path from the volume's root on. Errors: `ENOENT` if it is not below.
+    fn below(&self, path: &[u8]) -> Result<VecDeque<Vec<u8>>> {
+        let mut components = components(path);
+        match self.at.iter().all(|above| components.next().as_ref() == Some(above)) {
+            true => Ok(components.collect()),
+            false => Err(Errno::NOENT.into()),
+        }
+    }
+
+    async fn follow(&self, mut ahead: VecDeque<Vec<u8>>, last: Last) -> Result<Reference> {
         let mut way = vec![Reference::root(&self.volume).await?];
-        let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
         let mut symlinks = 0;
         while let Some(name) = ahead.pop_front() {
             if name == b".." {
@@ -216,12 +235,12 @@ impl Paths {
 
     /// The directory that holds a path's last component, and that component. Errors: `EBUSY` for the root.
     async fn parent(&self, path: &[u8]) -> Result<(Reference, Vec<u8>)> {
-        let mut way: Vec<Vec<u8>> = components(path).collect();
-        let name = way.pop().ok_or(Errno::BUSY)?;
+        let mut way = self.below(path)?;
+        let name = way.pop_back().ok_or(Errno::BUSY)?;
         if name == b".." {
             return Err(Errno::INVAL.into());
         }
-        Ok((self.resolve(&way.join(&b'/'), Last::Follow).await?, name))
+        Ok((self.follow(way, Last::Follow).await?, name))
     }
 
     async fn step(&self, parent: InodeId, name: &[u8]) -> Result<Reference> {

@@ -33,6 +33,18 @@ pub(crate) fn require_in(permissions: &Permissions, bucket: BucketId, action: Ac
     require_bucket(permissions, bucket)
 }
 
+/// Fails unless the grant allows one of the actions somewhere in the bucket.
+pub(crate) fn require_any_in(
+    permissions: &Permissions,
+    bucket: BucketId,
+    actions: &[Action],
+) -> Result<(), bucket::Error> {
+    if !actions.iter().any(|action| permissions.allows(*action)) {
+        actions.iter().try_for_each(|action| require(permissions, *action))?;
+    }
+    require_bucket(permissions, bucket)
+}
+
 /// Fails unless something of the bucket is within the grant.
 pub(crate) fn require_bucket(permissions: &Permissions, bucket: BucketId) -> Result<(), bucket::Error> {
     if permissions.sees_bucket(bucket) { Ok(()) } else { Err(outside()) }

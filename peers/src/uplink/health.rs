@@ -5,6 +5,7 @@
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
 use strewn_engine::ids::NodeId;
 
 /// Nodes remembered; those that were not heard of for longest are forgotten.
@@ -15,6 +16,8 @@ const MAX_NODES: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 pub struct Health {
     /// The satellite answered the last request.
     pub satellite_reachable: bool,
+    /// How long ago it answered one; `None` if it never did. While nothing happens it is asked about twice a minute.
+    pub satellite_answered: Option<Duration>,
     /// Storage nodes whose addresses the satellite gave with a transfer.
     pub nodes_known: u64,
     /// How many of them answered the last time that something was asked of them.
@@ -28,18 +31,23 @@ pub(super) struct Observer(Mutex<Observed>);
 
 struct Observed {
     satellite: bool,
+    answered: Option<Instant>,
     /// `None`: not asked yet.
     nodes: LruCache<NodeId, Option<bool>>,
 }
 
 impl Observer {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Observed { satellite: false, nodes: LruCache::new(MAX_NODES) }))
+        Self(Mutex::new(Observed { satellite: false, answered: None, nodes: LruCache::new(MAX_NODES) }))
     }
 
     /// The satellite answered, or not.
     pub(super) fn satellite(&self, answered: bool) {
-        self.0.lock().satellite = answered;
+        let mut observed = self.0.lock();
+        observed.satellite = answered;
+        if answered {
+            observed.answered = Some(Instant::now());
+        }
     }
 
     /// The satellite gave the addresses of these.
@@ -61,6 +69,7 @@ impl Observer {
         let count = |state| observed.nodes.iter().filter(|(_, seen)| **seen == Some(state)).count() as u64;
         Health {
             satellite_reachable: observed.satellite,
+            satellite_answered: observed.answered.map(|at| at.elapsed()),
             nodes_known: observed.nodes.len() as u64,
             nodes_reachable: count(true),
             nodes_unreachable: count(false),
@@ -90,8 +99,13 @@ mod tests {
         observer.node(node(2), true);
         observer.learn([node(1), node(7)]);
         observer.satellite(true);
-        let expected = Health { satellite_reachable: true, nodes_known: 6, nodes_reachable: 2, nodes_unreachable: 1 };
-        assert_eq!(observer.health(), expected);
+        let health = observer.health();
+        assert!(health.satellite_answered.is_some());
+        let satellite =
+            Health { satellite_reachable: true, satellite_answered: health.satellite_answered, ..Health::default() };
+        assert_eq!(health, Health { nodes_known: 6, nodes_reachable: 2, nodes_unreachable: 1, ..satellite });
+        observer.satellite(false);
+        assert!(!observer.health().satellite_reachable && observer.health().satellite_answered.is_some());
     }
 
     #[test]

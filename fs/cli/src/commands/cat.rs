@@ -26,9 +26,9 @@ impl Cat {
     }
 
     async fn write(&self, place: &Remote) -> Outcome {
-        let session = Session::open(&self.access, place).await?;
-        let mut reader = session.paths.read(place.path.as_bytes()).await.at(place)?;
-        while let Some(bytes) = reader.next().await.at(place)? {
+        let (session, place) = Session::open(&self.access, place).await?;
+        let mut reader = session.paths.read(place.path.as_bytes()).await.at(&place)?;
+        while let Some(bytes) = reader.next().await.at(&place)? {
             output::write(&bytes)?;
         }
         output::flush()?;

@@ -47,9 +47,9 @@ impl Cp {
     async fn copy(&self) -> Outcome {
         match (&self.from, &self.to) {
             (Location::Local(from), Location::Remote(to)) => {
-                let session = Session::open(&self.access, to).await?;
+                let (session, to) = Session::open(&self.access, to).await?;
                 // Of a directory the copy may have this name, with a slash or without.
-                let to = Remote { directory: to.directory && !from.is_dir(), ..to.clone() };
+                let to = Remote { directory: to.directory && !from.is_dir(), ..to };
                 let to = session.inside_directory(&to, from.file_name().and_then(|name| name.to_str())).await?;
                 upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(from, &to)
@@ -57,10 +57,10 @@ impl Cp {
                 session.finish_as(self.quiet).await
             }
             (Location::Remote(from), Location::Local(to)) => {
-                let session = Session::open(&self.access, from).await?;
+                let (session, from) = Session::open(&self.access, from).await?;
                 let to = if to.is_dir() { to.join(from.file_name()) } else { to.clone() };
                 download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
-                    .copy(from, &to)
+                    .copy(&from, &to)
                     .await?;
                 session.finish_as(self.quiet).await
             }
@@ -72,8 +72,8 @@ impl Cp {
     }
 
     async fn upload_standard(&self, to: &Remote) -> Outcome {
-        let session = Session::open(&self.access, to).await?;
-        let to = &session.inside_directory(to, None).await?;
+        let (session, to) = Session::open(&self.access, to).await?;
+        let to = &session.inside_directory(&to, None).await?;
         let mut writer = session.paths.write(to.path.as_bytes(), 0o644).await.at(to)?;
         let mut input = std::io::stdin();
         let mut buffer = vec![0; BUFFER];
@@ -89,9 +89,9 @@ impl Cp {
     }
 
     async fn download_standard(&self, from: &Remote) -> Outcome {
-        let session = Session::open(&self.access, from).await?;
-        let mut reader = session.paths.read(from.path.as_bytes()).await.at(from)?;
-        while let Some(bytes) = reader.next().await.at(from)? {
+        let (session, from) = Session::open(&self.access, from).await?;
+        let mut reader = session.paths.read(from.path.as_bytes()).await.at(&from)?;
+        while let Some(bytes) = reader.next().await.at(&from)? {
             output::write(&bytes)?;
         }
         output::flush()?;
@@ -100,12 +100,14 @@ impl Cp {
 
     /// Bucket to bucket: the content passes through this machine, because it is sealed anew.
     async fn within(&self, from: &Remote, to: &Remote) -> Outcome {
-        let source = Session::open(&self.access, from).await?;
-        let target = Session::open(&self.access, to).await?;
-        let to = target.inside_directory(to, Some(from.file_name())).await?;
+        let (source, from) = Session::open(&self.access, from).await?;
+        let (target, to) = Session::open(&self.access, to).await?;
+        let to = target.inside_directory(&to, Some(from.file_name())).await?;
         let staging = tempfile::tempdir().context("making a temporary directory")?;
         let copy = staging.path().join("copy");
-        download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }.copy(from, &copy).await?;
+        download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }
+            .copy(&from, &copy)
+            .await?;
         upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }.copy(&copy, &to).await?;
         target.finish_as(self.quiet).await?;
         source.finish_as(self.quiet).await

@@ -34,10 +34,10 @@ struct Counted {
 
 impl Du {
     pub(crate) async fn run(self) -> Outcome {
-        let session = Session::open(&self.access, &self.place).await?;
+        let (session, place) = Session::open(&self.access, &self.place).await?;
         let mut counted = Counted::default();
         let mut linked = HashSet::new();
-        let top = session.paths.stat(self.place.path.as_bytes(), Last::Keep).await.at(&self.place)?;
+        let top = session.paths.stat(place.path.as_bytes(), Last::Keep).await.at(&place)?;
         let mut ahead = Vec::new();
         let mut count = |stat: &strewn_fs::volume::Stat| {
             if stat.attributes.kind == Kind::Directory {
@@ -50,11 +50,11 @@ impl Du {
         };
         count(&top);
         if top.attributes.kind == Kind::Directory {
-            ahead.push(self.place.path.clone().into_bytes());
+            ahead.push(place.path.clone().into_bytes());
         }
         while let Some(path) = ahead.pop() {
-            let mut listing = session.paths.list(&path).await.at(&self.place)?;
-            while let Some((name, stat)) = listing.next().await.at(&self.place)? {
+            let mut listing = session.paths.list(&path).await.at(&place)?;
+            while let Some((name, stat)) = listing.next().await.at(&place)? {
                 count(&stat);
                 if stat.attributes.kind == Kind::Directory {
                     ahead.push(join(&path, &name));

@@ -76,8 +76,8 @@ impl Ls {
     }
 
     async fn entries(&self, place: &Remote) -> Outcome {
-        let session = Session::open(&self.access, place).await?;
-        let stat = session.paths.stat(place.path.as_bytes(), Last::Keep).await.at(place)?;
+        let (session, place) = Session::open(&self.access, place).await?;
+        let stat = session.paths.stat(place.path.as_bytes(), Last::Keep).await.at(&place)?;
         if stat.attributes.kind != Kind::Directory {
             self.show(place.file_name().as_bytes(), &stat)?;
             return session.finish().await;
@@ -86,9 +86,9 @@ impl Ls {
         let mut ahead: Vec<Vec<u8>> = vec![Vec::new()];
         while let Some(below) = ahead.pop() {
             let path = join(place.path.as_bytes(), &below);
-            let mut listing = session.paths.list(&path).await.at(place)?;
+            let mut listing = session.paths.list(&path).await.at(&place)?;
             let mut lines = Vec::new();
-            while let Some((name, stat)) = listing.next().await.at(place)? {
+            while let Some((name, stat)) = listing.next().await.at(&place)? {
                 lines.push((join(&below, &name), stat));
             }
             lines.sort_by(|a, b| a.0.cmp(&b.0));

@@ -25,13 +25,13 @@ impl Mv {
         if self.from.bucket != self.to.bucket {
             return Err(Failure::usage("mv works within one bucket").hint("copy with 'strewn cp -r', then remove"));
         }
-        let session = Session::open(&self.access, &self.from).await?;
-        let from = session.paths.stat(self.from.path.as_bytes(), Last::Keep).await.at(&self.from)?;
+        let (session, from) = Session::open(&self.access, &self.from).await?;
+        let to = session.within(&self.to)?;
+        let moved = session.paths.stat(from.path.as_bytes(), Last::Keep).await.at(&from)?;
         // A directory may get this name, with a slash or without.
-        let directory = self.to.directory && from.attributes.kind != Kind::Directory;
-        let to = Remote { directory, ..self.to.clone() };
-        let to = session.inside_directory(&to, Some(self.from.file_name())).await?;
-        session.paths.rename(self.from.path.as_bytes(), to.path.as_bytes()).await.at(&self.from)?;
+        let directory = to.directory && moved.attributes.kind != Kind::Directory;
+        let to = session.inside_directory(&Remote { directory, ..to }, Some(from.file_name())).await?;
+        session.paths.rename(from.path.as_bytes(), to.path.as_bytes()).await.at(&from)?;
         session.finish().await
     }
 }

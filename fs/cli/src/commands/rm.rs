@@ -33,8 +33,8 @@ impl Rm {
     }
 
     async fn remove(&self, place: &Remote) -> Outcome {
-        let session = Session::open(&self.access, place).await?;
-        self.remove_in(&session, place).await?;
+        let (session, place) = Session::open(&self.access, place).await?;
+        self.remove_in(&session, &place).await?;
         session.finish().await
     }
 
@@ -42,6 +42,10 @@ impl Rm {
         let path = place.path.as_bytes();
         if path.is_empty() {
             return Err(Failure::usage(format!("{place} is a whole bucket")).hint("'strewn rb' removes buckets"));
+        }
+        if session.is_start(place) {
+            return Err(Failure::usage(format!("{place} is all that the grant opens"))
+                .hint("what is in it can be removed; itself only with a grant for the directory that it is in"));
         }
         let stat = match session.paths.stat(path, Last::Keep).await {
             Err(error) if self.force && error.errno() == rustix::io::Errno::NOENT => return Ok(()),

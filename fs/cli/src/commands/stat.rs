@@ -23,9 +23,9 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(crate) async fn run(self) -> Outcome {
-        let session = Session::open(&self.access, &self.place).await?;
-        let stat = session.paths.stat(self.place.path.as_bytes(), Last::Keep).await.at(&self.place)?;
-        let shown = Shown::new(self.place.file_name().as_bytes(), &stat);
+        let (session, place) = Session::open(&self.access, &self.place).await?;
+        let stat = session.paths.stat(place.path.as_bytes(), Last::Keep).await.at(&place)?;
+        let shown = Shown::new(place.file_name().as_bytes(), &stat);
         if self.json {
             output::json(&shown)?;
         } else {

@@ -70,7 +70,9 @@ fn print(mount: &Mount, shown: &MountStatus) -> Outcome {
     let network = if status.reachable { "reachable" } else { "UNREACHABLE: changes wait in the cache" };
     output::line(format_args!("  network    {network}"))?;
     let satellite = if shown.satellite_reachable { "reachable" } else { "UNREACHABLE" };
-    output::line(format_args!("  satellite  {satellite}"))?;
+    let answered =
+        shown.satellite_answered_seconds.map(|ago| format!(", last answer {ago:.0} s ago")).unwrap_or_default();
+    output::line(format_args!("  satellite  {satellite}{answered}"))?;
     output::line(format_args!("  nodes      {}", nodes(shown)))?;
     let used = format!("{} of {}", output::bytes(status.cache_bytes), output::bytes(status.cache_budget));
     output::line(format_args!("  cache      {used} in {}", mount.cache.display()))?;

@@ -139,6 +139,7 @@ fn status(served: &Served) -> Reply {
     let status = MountStatus {
         cache: served.cache.status(),
         satellite_reachable: health.satellite_reachable,
+        satellite_answered_seconds: health.satellite_answered.map(|ago| ago.as_secs_f64()),
         nodes_known: health.nodes_known,
         nodes_reachable: health.nodes_reachable,
         nodes_unreachable: health.nodes_unreachable,

@@ -21,6 +21,9 @@ use strewn_wire::satellite::{CreateBucket, Reply};
 /// Most bytes of a bucket's derivation.
 const MAX_DERIVATION: usize = 256;
 
+/// What lets one look at a name or inode that one knows of: who may only write has to see what is in the way.
+const LOOKUP: &[Action] = &[Action::Read, Action::Write];
+
 impl Satellite {
     pub(super) async fn create_bucket(&self, caller: Caller, new: CreateBucket) -> Result<Reply, Error> {
         rights::require_write(&caller.permissions)?;
@@ -81,7 +84,7 @@ impl Satellite {
         name: EncryptedName,
     ) -> Result<Reply, Error> {
         let read = move |connection: &Connection, bucket: &Bucket| read::entry(connection, bucket, parent, &name);
-        Ok(Reply::Entry(self.look(caller, bucket, Action::Read, parent, read).await?))
+        Ok(Reply::Entry(self.look(caller, bucket, LOOKUP, parent, read).await?))
     }
 
     pub(super) async fn entries(
@@ -98,12 +101,12 @@ impl Satellite {
         let read = move |connection: &Connection, bucket: &Bucket| {
             read::entries(connection, bucket, directory, after.as_ref(), limit)
         };
-        Ok(Reply::Entries(self.look(caller, bucket, Action::List, directory, read).await?))
+        Ok(Reply::Entries(self.look(caller, bucket, &[Action::List], directory, read).await?))
     }
 
     pub(super) async fn inode(&self, caller: Caller, bucket: BucketId, inode: InodeId) -> Result<Reply, Error> {
         let read = move |connection: &Connection, bucket: &Bucket| read::inode(connection, bucket, inode);
-        Ok(Reply::Inode(self.look(caller, bucket, Action::Read, inode, read).await?))
+        Ok(Reply::Inode(self.look(caller, bucket, LOOKUP, inode, read).await?))
     }
 
     pub(super) async fn extents(
@@ -116,7 +119,7 @@ impl Satellite {
         let read = move |connection: &Connection, bucket: &Bucket| {
             read::extents(connection, bucket, inode, range.start, range.end - range.start)
         };
-        Ok(Reply::Extents(self.look(caller, bucket, Action::Read, inode, read).await?))
+        Ok(Reply::Extents(self.look(caller, bucket, &[Action::Read], inode, read).await?))
     }
 
     pub(super) async fn locate_run(
@@ -131,7 +134,7 @@ impl Satellite {
             read::check_refers(connection, bucket, inode, run)?;
             read::locate(connection, bucket, run, first, count)
         };
-        Ok(Reply::Run(self.look(caller, bucket, Action::Read, inode, read).await?))
+        Ok(Reply::Run(self.look(caller, bucket, &[Action::Read], inode, read).await?))
     }
 
     pub(super) async fn usage(&self, caller: Caller, bucket: BucketId) -> Result<Reply, Error> {
@@ -243,16 +246,16 @@ impl Satellite {
         feeds.entry(bucket).or_insert_with(|| tokio::sync::watch::channel(0).0).subscribe()
     }
 
-    /// Reads something that belongs to an inode the caller may use so.
+    /// Reads something that belongs to an inode the caller may use in one of these ways.
     async fn look<T: Send + 'static>(
         &self,
         caller: Caller,
         bucket: BucketId,
-        action: Action,
+        actions: &[Action],
         inode: InodeId,
         read: impl FnOnce(&Connection, &Bucket) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        rights::require_in(&caller.permissions, bucket, action)?;
+        rights::require_any_in(&caller.permissions, bucket, actions)?;
         let look = move |connection: &Connection| {
             let bucket = buckets::by_id(connection, bucket)?;
             rights::require_covered(&mut Reach::new(connection, bucket.place(), &caller.permissions), inode)?;

@@ -22,7 +22,7 @@ pub(crate) struct Restrict {
     /// No changes: as --disallow-writes --disallow-deletes
     #[arg(long)]
     readonly: bool,
-    /// No reading: as --disallow-reads --disallow-lists --disallow-deletes
+    /// Only adding: as --disallow-reads --disallow-lists --disallow-deletes
     #[arg(long, conflicts_with = "readonly")]
     writeonly: bool,
     /// Only this file or directory; may be given several times
@@ -33,6 +33,9 @@ pub(crate) struct Restrict {
 }
 
 /// Make a grant for somebody else: of the given places only, read-only unless told otherwise
+///
+/// Under the grant each place has the path in the bucket that it has now, also if it is renamed later. If the grant opens a single
+/// place, paths may also begin there: `strewn mount BUCKET DIR` mounts that directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Share {
     /// What to share
@@ -139,7 +142,7 @@ async fn opened_key(grant: &strewn_engine::grant::AccessGrant, path: &Remote) ->
         inode: opened.root.inode,
         kind: opened.kind,
         key: opened.root.key,
-        path: path.path.clone(),
+        path: opened.place.path,
     })
 }
 
