@@ -1,6 +1,6 @@
 //! The public face of the cache.
 
-use crate::content::read::blocking;
+use crate::blocking::blocking;
 use crate::cut::queue::WHOLE_BATCHES;
 use crate::cut::tasks;
 use crate::disk::{Disk, FileDisk, OpenError};

@@ -6,6 +6,7 @@
 //!
 //! What a caller may rely on is the durability table of strewn-semantics(7).
 
+mod blocking;
 mod cache;
 mod conflict;
 mod content;

@@ -1,8 +1,8 @@
 //! Housekeeping: regular syncs of data files, removal of what is no longer needed, eviction, snapshots of the journal.
 
 use crate::Error;
+use crate::blocking::blocking;
 use crate::content::map::{Backing, Content};
-use crate::content::read::blocking;
 use crate::cut::freeze::Source;
 use crate::record::{self, Mutation};
 use crate::shared::{Shared, State};

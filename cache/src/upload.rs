@@ -5,7 +5,7 @@
 //! taken apart (`conflict`). Nothing is ever dropped.
 
 use crate::Error;
-use crate::content::read::blocking;
+use crate::blocking::blocking;
 use crate::cut::batch::Batch;
 use crate::cut::limits::is_too_much;
 use crate::cut::queue::Queued;

@@ -3,8 +3,8 @@
 
 use super::way::{InodeFound, OnTheWay};
 use crate::Error;
+use crate::blocking::blocking;
 use crate::content::map::{Backing, Fill};
-use crate::content::read::blocking;
 use crate::record::Mutation;
 use crate::shared::{Shared, State};
 use bytes::Bytes;

@@ -2,8 +2,8 @@
 
 use crate::Error;
 use crate::Name;
+use crate::content::fetch::Keep;
 use crate::content::map::{Fill, Part};
-use crate::content::read::Keep;
 use crate::cut::batch::Batch;
 use crate::load::Gone;
 use crate::record::Adopt;

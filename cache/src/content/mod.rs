@@ -2,6 +2,7 @@
 
 pub(crate) mod clones;
 pub(crate) mod copy;
+pub(crate) mod fetch;
 pub(crate) mod map;
 pub(crate) mod read;
 pub(crate) mod read_ahead;

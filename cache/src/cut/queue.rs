@@ -4,7 +4,7 @@
 use super::batch::Batch;
 use super::seal::Segment;
 use crate::Error;
-use crate::content::read::blocking;
+use crate::blocking::blocking;
 use crate::shared::{Pipeline, Shared};
 use bytes::Bytes;
 use std::collections::HashMap;

@@ -16,8 +16,8 @@
 
 use super::stretches::{self, Stretches};
 use super::{Lent, Loan};
+use crate::blocking::blocking;
 use crate::cache::Position;
-use crate::content::read::blocking;
 use crate::record::Mutation;
 use crate::shared::Shared;
 use crate::{Error, Invalidation};

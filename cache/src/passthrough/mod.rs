@@ -20,8 +20,8 @@ mod show;
 mod stretches;
 
 use crate::Error;
+use crate::blocking::blocking;
 use crate::content::map::Backing;
-use crate::content::read::blocking;
 use crate::maintain::sealing;
 use crate::shared::{Shared, State};
 use exposed::Exposed;

@@ -2,8 +2,8 @@
 
 use super::Lent;
 use crate::Error;
+use crate::blocking::blocking;
 use crate::content::map::Part;
-use crate::content::read::blocking;
 use crate::maintain::sealing;
 use crate::shared::{Shared, State};
 use std::fs::File;

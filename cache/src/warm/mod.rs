@@ -34,7 +34,7 @@ pub(crate) use row::Row;
 pub(crate) use small::SmallRow;
 
 use crate::Error;
-use crate::content::read::blocking;
+use crate::blocking::blocking;
 use crate::disk::Disk;
 use crate::index::Index;
 use crate::journal::BootId;
