@@ -4,6 +4,11 @@
 //! cut whose extents are not known yet), **remote** (an extent of the network's, with what queued cuts change), else a hole.
 //! `present` says for data of any of these that the backing holds it; dirty and frozen data is always present.
 
+mod count;
+mod parts;
+
+pub(crate) use parts::Part;
+
 use super::clones::{Clones, Held, Origin};
 use super::saved::Saved;
 use crate::cut::batch::{Base, Renewed};
@@ -16,11 +21,6 @@ use strewn_engine::content::{WINDOW, extent, window};
 
 /// Files up to this size are kept in memory instead of a data file.
 pub(crate) const MAX_MEMORY: u64 = 64 * 1024;
-
-/// Largest file of which `allocated` looks at the extents that the network has.
-const MAX_EXACT: u64 = 1 << 20;
-/// Most changed ranges that `allocated` compares with the extents.
-const MAX_CHANGES: usize = 1024;
 
 /// Bytes of a stretch that is rewritten when it lies in more than [`STRETCH_EXTENTS`] extents. Divides a window.
 const STRETCH: u64 = 4 << 20;
@@ -79,19 +79,6 @@ pub(crate) struct Unsealed {
 pub(crate) struct Window {
     /// Sorted, not overlapping.
     pub(crate) extents: Vec<Extent>,
-}
-
-/// What a byte range is made of, in the order of offsets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// In the backing.
-    Present(Range<u64>),
-    /// A hole.
-    Hole(Range<u64>),
-    /// In an extent of the network's that is not here.
-    Remote(Range<u64>, Extent),
-    /// In a window whose extents are not loaded.
-    Unknown(Range<u64>),
 }
 
 /// The content of a file.
@@ -367,110 +354,6 @@ impl Content {
         }
     }
 
-    /// What local changes, dirty or frozen, make of the byte at `offset`, and up to where that holds (at most `end`).
-    fn local_fill(&self, offset: u64, end: u64) -> (Option<Fill>, u64) {
-        let (dirty, mut until) = lookup(&self.dirty, offset, end);
-        if dirty.is_some() {
-            return (dirty, until);
-        }
-        for frozen in self.frozen.iter().rev() {
-            let index = frozen.ranges.partition_point(|(range, _)| range.end <= offset);
-            match frozen.ranges.get(index) {
-                Some((range, fill)) if range.start <= offset => return (Some(*fill), until.min(range.end)),
-                Some((range, _)) => until = until.min(range.start),
-                None => {}
-            }
-        }
-        (None, until)
-    }
-
-    /// What `range` is made of.
-    pub(crate) fn parts(&self, range: Range<u64>) -> Vec<Part> {
-        let mut parts = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let (part, end) = self.part(at, range.end);
-            push(&mut parts, part, at..end);
-            at = end;
-        }
-        parts
-    }
-
-    fn part(&self, at: u64, end: u64) -> (Meaning, u64) {
-        let (present, end) = match self.present.get(&at) {
-            Some(range) => (true, range.end.min(end)),
-            None => (false, self.present.overlapping(at..end).next().map_or(end, |next| next.start.min(end))),
-        };
-        if present {
-            return (Meaning::Present, end);
-        }
-        let (fill, end) = self.local_fill(at, end);
-        if fill.is_some() || self.local {
-            return (Meaning::Hole, end);
-        }
-        let number = at / WINDOW;
-        let end = end.min(number.saturating_add(1).saturating_mul(WINDOW));
-        let uncovered = if self.torn { Meaning::Unknown } else { Meaning::Hole };
-        if let Some(tags) = &self.tags
-            && !tags.contains_key(&number)
-        {
-            return (uncovered, end);
-        }
-        let Some(window) = self.windows.get(&number) else { return (Meaning::Unknown, end) };
-        let index = window.extents.partition_point(|extent| extent.end() <= at);
-        match window.extents.get(index) {
-            Some(extent) if extent.offset <= at => (Meaning::Remote(extent.clone()), end.min(extent.end())),
-            Some(extent) => (uncovered, end.min(extent.offset)),
-            None => (uncovered, end),
-        }
-    }
-
-    /// Bytes below `size` that are not known to be holes. `counted` is how many the network's extents cover, if known.
-    pub(crate) fn allocated(&self, size: u64, counted: Option<u64>) -> u64 {
-        if self.local {
-            return self.present.overlapping(0..size).map(|range| range.end.min(size) - range.start).sum();
-        }
-        if let Some(counted) = counted {
-            return self.changed_from(counted).min(size);
-        }
-        // Walking a large file's extents on every stat would cost more than an exact number is worth.
-        if size > MAX_EXACT {
-            return size;
-        }
-        let holes = |part: &Part| if let Part::Hole(range) = part { range.end - range.start } else { 0 };
-        size - self.parts(0..size).iter().map(holes).sum::<u64>()
-    }
-
-    /// What local changes make of `counted` bytes that the network's extents cover. Where those are not loaded, what was
-    /// written counts as new, and a hole as nothing less.
-    fn changed_from(&self, counted: u64) -> u64 {
-        let frozen = self.frozen.iter().flat_map(|frozen| frozen.ranges.iter());
-        if self.dirty.len() + self.frozen.iter().map(|frozen| frozen.ranges.len()).sum::<usize>() > MAX_CHANGES {
-            let taken = frozen.filter(|(_, fill)| *fill == Fill::Data).map(|(range, _)| range.end - range.start);
-            return counted.saturating_add(self.dirty_bytes()).saturating_add(taken.sum());
-        }
-        let mut newest: RangeMap<u64, Fill> = RangeMap::new();
-        frozen.for_each(|(range, fill)| newest.insert(range.clone(), *fill));
-        self.dirty.iter().for_each(|(range, fill)| newest.insert(range.clone(), *fill));
-        newest.iter().fold(counted, |counted, (range, fill)| {
-            let written = if *fill == Fill::Data { range.end - range.start } else { 0 };
-            counted.saturating_add(written).saturating_sub(self.covered(range))
-        })
-    }
-
-    /// Bytes of a range that loaded extents cover.
-    fn covered(&self, range: &Range<u64>) -> u64 {
-        let windows = self.windows.range(range.start / WINDOW..range.end.div_ceil(WINDOW));
-        let within = windows.flat_map(|(_, window)| extent::intersecting(&window.extents, range));
-        within.map(|extent| extent.end().min(range.end) - extent.offset.max(range.start)).sum()
-    }
-
-    /// How many bytes the network's extents cover, if all of them are loaded.
-    pub(crate) fn count(&self) -> Option<u64> {
-        let all = self.tags.as_ref()?.keys().all(|number| self.windows.contains_key(number));
-        all.then(|| self.windows.values().map(|window| extent::total(&window.extents)).sum())
-    }
-
     /// The parts of `range` which cuts are still to seal from this data file and that were not saved for them.
     pub(crate) fn sealing(&self, range: &Range<u64>) -> Vec<(Range<u64>, Arc<Saved>)> {
         let mut sealing = Vec::new();
@@ -486,21 +369,6 @@ impl Content {
             }
         }
         sealing
-    }
-
-    /// What of `ranges` still is that extent's and not here.
-    pub(crate) fn still_remote(&self, ranges: &[Range<u64>], extent: &Extent) -> Vec<Range<u64>> {
-        let parts = ranges.iter().flat_map(|range| self.parts(range.clone()));
-        let same = |found: &Extent, range: &Range<u64>| {
-            found.run == extent.run
-                && found.run_offset + (range.start - found.offset) == extent.run_offset + (range.start - extent.offset)
-        };
-        parts
-            .filter_map(|part| match part {
-                Part::Remote(range, found) if same(&found, &range) => Some(range),
-                _ => None,
-            })
-            .collect()
     }
 
     /// Takes in loaded windows.
@@ -566,37 +434,6 @@ fn inline_bytes(extents: &[Extent]) -> u64 {
     let small = extents.iter().filter(|extent| extent.run_length <= MAX_INLINE as u64);
     let runs: std::collections::HashMap<_, _> = small.map(|extent| (extent.run, extent.run_length)).collect();
     runs.values().sum()
-}
-
-enum Meaning {
-    Present,
-    Hole,
-    Unknown,
-    Remote(Extent),
-}
-
-/// Appends a part, merging neighbours of the same meaning.
-fn push(parts: &mut Vec<Part>, meaning: Meaning, range: Range<u64>) {
-    match (parts.last_mut(), &meaning) {
-        (Some(Part::Present(last)), Meaning::Present)
-        | (Some(Part::Hole(last)), Meaning::Hole)
-        | (Some(Part::Unknown(last)), Meaning::Unknown) => last.end = range.end,
-        (Some(Part::Remote(last, of)), Meaning::Remote(extent)) if of == extent => last.end = range.end,
-        _ => parts.push(match meaning {
-            Meaning::Present => Part::Present(range),
-            Meaning::Hole => Part::Hole(range),
-            Meaning::Unknown => Part::Unknown(range),
-            Meaning::Remote(extent) => Part::Remote(range, extent),
-        }),
-    }
-}
-
-/// The value at `offset` of a range map, and up to where (at most `end`) it, or its absence, holds.
-fn lookup(map: &RangeMap<u64, Fill>, offset: u64, end: u64) -> (Option<Fill>, u64) {
-    match map.get_key_value(&offset) {
-        Some((range, fill)) => (Some(*fill), range.end.min(end)),
-        None => (None, map.overlapping(offset..end).next().map_or(end, |(next, _)| next.start.min(end))),
-    }
 }
 
 #[cfg(test)]
