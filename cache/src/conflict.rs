@@ -272,9 +272,16 @@ impl Shared {
         verdict: &mut Verdict,
     ) {
         let slot = state.tree.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
-        let Some(local) = slot.map(|slot| slot.child.map(|(child, _)| child)) else { return };
         let theirs = found.found.as_ref().map(|adopt| adopt.inode);
-        verdict.record.push(Mutation::RebaseEntry { directory, name: name.clone(), base: theirs });
+        let rebase = Mutation::RebaseEntry { directory, name: name.clone(), base: theirs };
+        let Some(local) = slot.map(|slot| slot.child.map(|(child, _)| child)) else {
+            if theirs.is_none() && state.tree.is_parked_as(directory, name) {
+                // It did not come to be: if the file is still open when its last name goes, it gets one anew.
+                verdict.record.push(rebase);
+            }
+            return;
+        };
+        verdict.record.push(rebase);
         if lost && theirs.is_none() {
             return;
         }

@@ -4,6 +4,7 @@ mod common;
 
 use common::two::{Two, change_mode, link, links};
 use common::*;
+use std::time::Duration;
 use strewn_cache::disk::MemoryDisk;
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
@@ -339,4 +340,227 @@ async fn a_file_that_lost_one_of_two_names_elsewhere_has_one_to_lose() {
         assert!(found["/file"].3 == theirs);
         two.close().await;
     }
+}
+
+/// The network has answered to all that was on its way, and nothing more is taken.
+async fn answered(two: &Two) {
+    two.lines.cut_off(false);
+    let answered = async {
+        while two.two.status().queued_cuts > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("in time");
+}
+
+#[tokio::test]
+async fn what_was_to_be_written_here_does_not_pass_for_what_was_written_elsewhere() {
+    for (snapshot, dies) in [(false, false), (false, true), (true, true)] {
+        let (mut two, file) = apart().await;
+        let theirs = write_anew(&two, file).await;
+        write(&two.two, file, 5, b"in vain").await;
+        assert!(two.two.cut().await.unwrap());
+        // Both made the second version of it, and no cut takes the removal before that is known.
+        unlink(&two.two, two.root.inode, "file").await;
+        answered(&two).await;
+        if snapshot {
+            two.two.snapshot().await.unwrap();
+        }
+        if dies {
+            two.two.sync_all().await.unwrap();
+            two.two_dies().await;
+        }
+        let found = settled(&two).await;
+        assert_eq!(paths(&found), ["/file"], "{snapshot}, {dies}");
+        assert!(found["/file"].3 == theirs, "{snapshot}, {dies}");
+        two.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_to_be_written_here_is_no_change_elsewhere() {
+    for dies in [false, true] {
+        let (mut two, file) = apart().await;
+        two.lines.cut_off(false);
+        let other = create(&two.one, two.root.inode, "other", Kind::File).await;
+        two.tell_two().await;
+        picture(&two.two).await;
+        two.lines.cut_off(true);
+        // For this one everything is taken apart.
+        write(&two.one, other, 0, b"theirs").await;
+        drain(&two.one).await;
+        write(&two.two, other, 0, b"ours").await;
+        write(&two.two, file, 5, b"in vain").await;
+        assert!(two.two.cut().await.unwrap());
+        unlink(&two.two, two.root.inode, "file").await;
+        answered(&two).await;
+        if dies {
+            two.two.sync_all().await.unwrap();
+            two.two_dies().await;
+        }
+        let found = settled(&two).await;
+        assert!(found.len() == 2 && !found.contains_key("/file"), "{dies}: {:?}", paths(&found));
+        two.close().await;
+    }
+}
+
+#[tokio::test]
+async fn attributes_alone_bring_nothing_back_that_was_written_here_before() {
+    for (written, cut) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (two, file) = apart().await;
+        change_mode(&two.one, file, 0o600).await;
+        drain(&two.one).await;
+        match written {
+            true => write(&two.two, file, 5, b"in vain").await,
+            false => change_mode(&two.two, file, 0o640).await,
+        }
+        assert!(two.two.cut().await.unwrap());
+        unlink(&two.two, two.root.inode, "file").await;
+        if cut {
+            assert!(two.two.cut().await.unwrap());
+        } else {
+            answered(&two).await;
+        }
+        let found = settled(&two).await;
+        assert!(found.is_empty() && conflicts(&two).is_empty(), "{written}, {cut}: {:?}", paths(&found));
+        two.close().await;
+    }
+}
+
+/// A file that the second mount has open and has no byte of. It is cut off.
+async fn only_open() -> (Two, InodeId) {
+    let two = Two::new().await;
+    let file = create(&two.one, two.root.inode, "file", Kind::File).await;
+    write(&two.one, file, 0, &pattern(LENGTH, 1)).await;
+    two.tell_two().await;
+    hold(&two.two, two.root.inode, "file").await;
+    two.lines.cut_off(true);
+    (two, file)
+}
+
+#[tokio::test]
+async fn a_file_that_is_open_here_and_not_here_as_a_whole_comes_back_under_its_name() {
+    for (cut, closed) in [(false, false), (true, false), (true, true)] {
+        let (two, file) = only_open().await;
+        let theirs = write_anew(&two, file).await;
+        unlink(&two.two, two.root.inode, "file").await;
+        if cut {
+            assert!(two.two.cut().await.unwrap());
+        }
+        if closed {
+            let_go(&two.two, file).await;
+            answered(&two).await;
+        }
+        let found = settled(&two).await;
+        assert_eq!(paths(&found), ["/file"], "{cut}, {closed}");
+        assert!(found["/file"].3 == theirs && read_all(&two.one, file).await == theirs, "{cut}, {closed}");
+        if !closed {
+            assert!(read_all(&two.two, file).await == theirs);
+            let_go(&two.two, file).await;
+        }
+        assert_eq!(settled(&two).await, found, "{cut}, {closed}");
+        two.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_elsewhere_to_a_file_that_is_only_open_here_stays() {
+    for closed in [false, true] {
+        let (two, file) = only_open().await;
+        hold(&two.one, two.root.inode, "file").await;
+        unlink(&two.two, two.root.inode, "file").await;
+        assert!(two.two.cut().await.unwrap());
+        if closed {
+            // Before the network has the name that it got for that.
+            let_go(&two.two, file).await;
+        }
+        answered(&two).await;
+        two.one.catch_up(two.bucket.snapshot().sequence).await.unwrap();
+        two.lines.cut_off(true);
+        let theirs = write_anew(&two, file).await;
+        if !closed {
+            let_go(&two.two, file).await;
+        }
+        let found = settled(&two).await;
+        assert!(found.len() == 1 && found.values().all(|file| file.3 == theirs), "{closed}: {:?}", paths(&found));
+        let_go(&two.one, file).await;
+        two.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_open_file_without_a_name_stays_readable_when_something_else_is_refused() {
+    for dies in [false, true] {
+        let (mut two, file) = only_open().await;
+        two.lines.cut_off(false);
+        let other = create(&two.one, two.root.inode, "other", Kind::File).await;
+        two.tell_two().await;
+        read_all(&two.two, lookup(&two.two, two.root.inode, "other").await.unwrap()).await;
+        two.lines.cut_off(true);
+        write(&two.one, other, 0, b"theirs").await;
+        drain(&two.one).await;
+        write(&two.two, other, 0, b"ours").await;
+        unlink(&two.two, two.root.inode, "file").await;
+        assert!(two.two.cut().await.unwrap());
+        answered(&two).await;
+        drain(&two.two).await;
+        assert!(read_all(&two.two, file).await == pattern(LENGTH, 1));
+        if dies {
+            two.two.sync_all().await.unwrap();
+            two.two_dies().await;
+        } else {
+            let_go(&two.two, file).await;
+        }
+        let found = settled(&two).await;
+        assert!(found.len() == 2 && found.keys().all(|path| path.starts_with("/other")), "{dies}: {:?}", paths(&found));
+        two.close().await;
+    }
+}
+
+#[tokio::test]
+async fn more_open_files_are_removed_than_get_names_for_that() {
+    const FILES: usize = 2_100;
+    let two = Two::new().await;
+    let names: Vec<String> = (0..FILES).map(|number| format!("file {number}")).collect();
+    for name in &names {
+        let file = create(&two.one, two.root.inode, name, Kind::File).await;
+        write(&two.one, file, 0, b"x").await;
+    }
+    two.tell_two().await;
+    let mut open = Vec::new();
+    for name in &names {
+        open.push(hold(&two.two, two.root.inode, name).await.unwrap());
+    }
+    for name in &names {
+        unlink(&two.two, two.root.inode, name).await;
+    }
+    drain(&two.two).await;
+    assert_eq!(read_all(&two.two, open[0]).await, b"x");
+    for file in open {
+        let_go(&two.two, file).await;
+    }
+    assert!(settled(&two).await.is_empty());
+    two.close().await;
+}
+
+#[tokio::test]
+async fn names_are_counted_after_a_restart_that_closed_a_file_without_a_name() {
+    let (mut two, _) = only_open().await;
+    two.lines.cut_off(false);
+    let linked = create(&two.one, two.root.inode, "linked", Kind::File).await;
+    link(&two.one, two.root.inode, "other", linked).await;
+    two.tell_two().await;
+    unlink(&two.two, two.root.inode, "file").await;
+    drain(&two.two).await;
+    two.two.snapshot().await.unwrap();
+    two.two.sync_all().await.unwrap();
+    two.two_dies().await;
+    assert_eq!(lookup(&two.two, two.root.inode, "linked").await, Some(linked));
+    assert_eq!(links(&two.two, linked).await, 2);
+    two.tell_one().await;
+    unlink(&two.one, two.root.inode, "other").await;
+    two.tell_two().await;
+    assert_eq!(links(&two.two, linked).await, 1);
+    settled(&two).await;
+    two.close().await;
 }

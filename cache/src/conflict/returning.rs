@@ -1,6 +1,6 @@
 //! What comes back: files that were removed here while somebody else changed them, and the directories that they are in.
 
-use super::way::{InodeFound, OnTheWay};
+use super::way::{InodeFound, NameFound, OnTheWay};
 use crate::Name;
 use crate::record::{Adopt, Mutation, Rebase};
 use crate::shared::State;
@@ -20,6 +20,19 @@ impl Returning {
 }
 
 impl OnTheWay {
+    /// Adds names that no cut has taken of files that cuts put and that are to go: what these make of a file is not what goes any
+    /// more.
+    pub(super) fn add_removals(&mut self, state: &State) {
+        for (directory, name) in state.tree.changed_names.values() {
+            let slot = state.tree.node(*directory).and_then(|node| node.directory.as_deref()?.slot(name));
+            let expected = slot.and_then(|slot| slot.base()?.0);
+            if expected.is_some_and(|file| self.inodes.contains_key(&file) && state.tree.last_seen(file).is_some()) {
+                let place = (*directory, name.clone());
+                self.names.entry(place).or_insert(NameFound { expected, found: None });
+            }
+        }
+    }
+
     /// Which removals give way.
     pub(super) fn returning(&self, state: &State) -> Returning {
         let lost = self.lost_names(state);

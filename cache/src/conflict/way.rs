@@ -11,7 +11,7 @@ use crate::shared::{Shared, State};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-use strewn_engine::bucket::{self, Inode, Operation, PutInode, RangeChange, Sealed};
+use strewn_engine::bucket::{self, Inode, Kind, Operation, PutInode, RangeChange, Sealed};
 use strewn_engine::content::window;
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::{DirectoryKeys, InodeKeys};
@@ -32,6 +32,8 @@ pub(super) struct InodeFound {
     pub(super) expected: u64,
     /// What it was before the oldest cut, as far as it is known.
     pub(super) base: Option<Record>,
+    /// The same, as its batch has it, if it is not here any more.
+    sealed_base: Option<(Kind, Sealed)>,
     /// Records that cuts put: one of these on the network is ours.
     ours: Vec<Sealed>,
     /// Ranges that cuts changed.
@@ -55,6 +57,13 @@ impl InodeFound {
         self.changed |= !put.ranges.is_empty() || !put.tags.is_empty();
         self.sizes.push((self.ranges.len(), put.size));
         self.ranges.extend(put.ranges.iter().flat_map(fills));
+    }
+
+    /// Opens the base that its batch has.
+    fn open_base(&mut self, inode: InodeId, key: &Key) {
+        if let Some((kind, base)) = self.sealed_base.take() {
+            self.base = InodeKeys::new(key).open_sealed_record(inode, kind, self.expected, &base).ok();
+        }
     }
 
     /// Adds what batches cut off of what the network has.
@@ -91,7 +100,8 @@ impl OnTheWay {
     fn note_batch(&mut self, state: &State, batch: &Batch) {
         self.first = self.first.min(batch.cut);
         self.number = self.number.min(batch.commit.number - 1);
-        let plain: BTreeSet<(InodeId, Name)> = state.tree.names_in_cut(batch.cut).cloned().collect();
+        let parked = state.tree.parked.values().map(|name| (state.tree.root, name.clone()));
+        let plain: BTreeSet<(InodeId, Name)> = state.tree.names_in_cut(batch.cut).cloned().chain(parked).collect();
         let mut sealed = BTreeMap::new();
         for (directory, name) in plain {
             let Some(key) = state.tree.node(directory).map(|node| node.key.clone()) else { continue };
@@ -106,9 +116,13 @@ impl OnTheWay {
                     self.names.entry((set.parent, name.clone())).or_insert(known);
                 }
                 Operation::PutInode(put) => {
-                    let base = || open_base(put, bases.get(&put.inode)?, &state.tree.node(put.inode)?.key);
-                    let fresh = || InodeFound { expected: put.expected_version, base: base(), ..InodeFound::default() };
-                    self.inodes.entry(put.inode).or_insert_with(fresh).note_put(put);
+                    let sealed = bases.get(&put.inode).map(|base| (put.kind, (*base).clone()));
+                    let fresh = InodeFound { expected: put.expected_version, ..InodeFound::default() };
+                    let found = self.inodes.entry(put.inode).or_insert(InodeFound { sealed_base: sealed, ..fresh });
+                    if let Some(node) = state.tree.node(put.inode) {
+                        found.open_base(put.inode, &node.key);
+                    }
+                    found.note_put(put);
                 }
                 Operation::CheckGone(_) => {}
             }
@@ -140,6 +154,7 @@ impl OnTheWay {
             found.changes = changes_of(state, *inode);
         }
         self.add_moves(state);
+        self.add_removals(state);
         // Directories that only names changed in, and what only got another name, may be gone.
         let named = self.names.keys().filter_map(|(directory, name)| state.tree.child_of(*directory, name));
         let concerned: Vec<InodeId> = self.names.keys().map(|(directory, _)| *directory).chain(named).collect();
@@ -235,6 +250,9 @@ impl Shared {
                 None => None,
             };
         }
+        // What was removed here is known by the names that it has there.
+        let there = way.names.values().filter_map(|found| found.found.as_ref());
+        let keys: HashMap<InodeId, Key> = there.map(|row| (row.inode, Key::from(&row.key))).collect();
         for (inode, found) in &mut way.inodes {
             found.row = match self.ask(self.bucket.inode(*inode)).await {
                 Ok(row) => Some(row),
@@ -242,6 +260,8 @@ impl Shared {
                 Err(error) => return Err(error.into()),
             };
             let key = self.state.lock().tree.node(*inode).map(|node| node.key.clone());
+            let key = key.or_else(|| keys.get(inode).cloned());
+            key.iter().for_each(|key| found.open_base(*inode, key));
             found.theirs = match (&found.row, key) {
                 (Some(row), Some(key)) if !found.probe => Some(InodeKeys::new(&key).open_record(row)?),
                 _ => None,
@@ -249,11 +269,6 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// What an inode was before a put of it, as its batch keeps it; `None` if that does not open.
-fn open_base(put: &PutInode, base: &Sealed, key: &Key) -> Option<Record> {
-    InodeKeys::new(key).open_sealed_record(put.inode, put.kind, put.expected_version, base).ok()
 }
 
 /// What a range change did to the bytes of a file.

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-use strewn_engine::bucket::{Kind, MAX_INLINE, Timestamp};
+use strewn_engine::bucket::{Kind, MAX_INLINE, MAX_OPERATIONS, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::{Attributes, Record};
 use strewn_engine::secret::Key;
@@ -140,7 +140,8 @@ impl Tree {
         let mut names: Vec<FrozenName> = orders.iter().filter_map(|order| self.freeze_name(cut, *order)).collect();
         // What is left of them is about directories that are no more.
         orders.iter().for_each(|order| drop(self.changed_names.remove(order)));
-        let parks: Vec<FrozenName> = names.iter().filter_map(|name| self.park(name)).collect();
+        let room = MAX_OPERATIONS.saturating_sub(names.len() + inodes.len());
+        let parks: Vec<FrozenName> = names.iter().filter_map(|name| self.park(name)).take(room).collect();
         names.extend(parks);
         let inodes: Vec<FrozenInode> = inodes.iter().filter_map(|inode| self.freeze_inode(cut, *inode)).collect();
         for name in &names {

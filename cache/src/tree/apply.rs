@@ -470,7 +470,9 @@ impl Tree {
 
     fn rebase_entry(&mut self, directory: InodeId, name: &Name, base: Option<InodeId>) {
         if directory == self.root {
-            self.parked.retain(|_, parked| parked != name);
+            for (inode, _) in self.parked.extract_if(|_, parked| parked == name) {
+                self.removed.untake(inode);
+            }
         }
         let Ok(entries) = self.entries_mut(directory) else { return };
         if entries.slot(name).is_none() && self.set_slot(directory, name, None).is_err() {

@@ -341,6 +341,11 @@ impl Tree {
         }
     }
 
+    /// True of the name of an open file that has no other.
+    pub(crate) fn is_parked_as(&self, directory: InodeId, name: &Name) -> bool {
+        directory == self.root && self.parked.values().any(|parked| parked == name)
+    }
+
     /// What gives up the names of parked files that are not open any more: to be journaled and applied.
     pub(crate) fn unpark(&self) -> Vec<Mutation> {
         let closed = self.parked.iter().filter(|(inode, _)| self.nodes.get(inode).is_none_or(|node| node.pins == 0));

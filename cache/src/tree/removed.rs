@@ -51,6 +51,13 @@ impl Removed {
         self.0.remove(&inode);
     }
 
+    /// No cut took the last name yet, because the network has or had one for who has it open here.
+    pub(super) fn untake(&mut self, inode: InodeId) {
+        if let Some((_, newest)) = self.0.get_mut(&inode) {
+            *newest = 0;
+        }
+    }
+
     /// A batch says what the content is that a cut took before.
     pub(super) fn renew(&mut self, inode: InodeId, content: [u8; 32]) {
         if let Some((seen, _)) = self.0.get_mut(&inode) {
@@ -95,13 +102,15 @@ impl Tree {
         }
     }
 
-    /// The network has a cut: what it removed is of no interest any more, unless it only got another name there.
+    /// The network has a cut: what it removed is of no interest any more, unless it has a name there for who has it open here.
     pub(super) fn forget_removed(&mut self, cut: u64) {
         let Some(in_cut) = self.in_cuts.get_mut(&cut) else { return };
         for inode in std::mem::take(&mut in_cut.removed) {
             let newest = self.removed.0.get(&inode).is_some_and(|(_, newest)| *newest == cut);
-            if newest && !self.parked.contains_key(&inode) {
-                self.removed.forget(inode);
+            match newest && self.parked.contains_key(&inode) {
+                true => self.removed.untake(inode),
+                false if newest => self.removed.forget(inode),
+                false => {}
             }
         }
         if self.changed_names.is_empty() && self.parked.is_empty() && self.in_cuts.keys().all(|taken| *taken <= cut) {

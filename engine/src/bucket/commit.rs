@@ -52,7 +52,7 @@ pub enum Operation {
     SetEntry(SetEntry),
     /// Create an inode, or compare and set its row and replace ranges of its extents.
     PutInode(PutInode),
-    /// Compare the version of an inode that the batch takes the last name of.
+    /// Compare the version of an inode that the batch takes the last names of.
     CheckGone(CheckGone),
 }
 
@@ -82,8 +82,9 @@ pub struct Target {
     pub key: Sealed,
 }
 
-/// If an inode has no name after the batch, it must have this version: else somebody changed what is about to go, and who
-/// removes it has not seen that. One of the names of the batch must name it before, and the batch must not put it.
+/// If an inode has no name after the batch, or none but what the batch sets, it must have this version: else somebody changed
+/// what is about to go, and who removes it has not seen that. A name that the batch sets is for who still has it open. One of
+/// the names of the batch must name it before, and the batch must not put it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckGone {
     /// The inode.

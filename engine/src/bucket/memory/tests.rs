@@ -200,8 +200,13 @@ fn what_somebody_changed_meanwhile_is_not_removed() {
     mount.refused(vec![set(ROOT, 10, Some(10), None), check(10, 1)], 1, changed.clone());
     // Something else comes to its place: that takes its last name as well.
     mount.refused(vec![set(ROOT, 10, Some(10), Some(target(11, Kind::File))), check(10, 1)], 1, changed);
-    // It gets another name, or keeps one: it does not go.
-    mount.apply(vec![set(ROOT, 10, Some(10), None), set(ROOT, 20, None, Some(target(10, Kind::File))), check(10, 1)]);
+    // It gets another name, for who has it open: it goes from where it was all the same.
+    let keep = |version| {
+        vec![set(ROOT, 10, Some(10), None), set(ROOT, 20, None, Some(target(10, Kind::File))), check(10, version)]
+    };
+    mount.refused(keep(1), 2, Refusal::VersionChanged { found: 2 });
+    mount.apply(keep(2));
+    // It keeps one: it does not go.
     mount.apply(vec![set(ROOT, 21, None, Some(target(10, Kind::File)))]);
     mount.apply(vec![set(ROOT, 20, Some(10), None), check(10, 1)]);
     mount.apply(vec![set(ROOT, 21, Some(10), None), check(10, 2)]);

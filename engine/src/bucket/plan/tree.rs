@@ -10,6 +10,8 @@ struct Node {
     after: Option<InodeRow>,
     /// Names after. The root counts as having one.
     names: u64,
+    /// Of these, names that the batch sets.
+    given: u64,
 }
 
 pub(super) struct Tree<'a, R: Rows> {
@@ -94,7 +96,8 @@ impl<'a, R: Rows> Tree<'a, R> {
             node.names = node.names.saturating_sub(1);
         }
         if let Some(target) = &set.target {
-            self.node(target.child)?.names += 1;
+            let node = self.node(target.child)?;
+            (node.names, node.given) = (node.names + 1, node.given + 1);
         }
         let Some(parent) = &mut self.node(set.parent)?.after else { return Ok(()) };
         if let Some((_, kind)) = old {
@@ -145,7 +148,7 @@ impl<'a, R: Rows> Tree<'a, R> {
     fn check_gone(&mut self, index: usize, check: &CheckGone) -> Checked<R> {
         let node = self.node(check.inode)?;
         let found = node.before.as_ref().map_or(0, |row| row.inode.version);
-        match node.names == 0 && found != check.version {
+        match node.names <= node.given && found != check.version {
             true => Err(Stop::Refused(index, Refusal::VersionChanged { found })),
             false => Ok(()),
         }
@@ -289,7 +292,7 @@ impl<'a, R: Rows> Tree<'a, R> {
                 Some(row) => u64::from(row.inode.nlink),
             };
             self.order.push(id);
-            self.nodes.insert(id, Node { after: before.clone(), before, names });
+            self.nodes.insert(id, Node { after: before.clone(), before, names, given: 0 });
         }
         Ok(self.nodes.get_mut(&id).expect("inserted above"))
     }
