@@ -2,6 +2,7 @@
 
 use crate::harness::{Drive, assert_same_tree, fail, output, run, sh, text, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
 use std::process::Stdio;
 
 #[test]
@@ -173,6 +174,31 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
         std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut first).unwrap();
         let ended = child.wait_with_output().unwrap();
         assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(128 + 13), String::new()), "{command:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_waits_for_a_pipe_is_interrupted() {
+    let drive = Drive::up();
+    std::fs::write(drive.path().join("file"), vec![b'x'; 3_000_000]).unwrap();
+    drive.sync();
+    let pipe = drive.beside("pipe");
+    sh(drive.path(), &format!("mkfifo {}", pipe.display()));
+    for (to, signal) in [(&*pipe, Signal::INT), (Path::new("-"), Signal::TERM)] {
+        let mut copy = drive.strewn(["cp", "-q", "strewn://drive/file"]);
+        let mut child = copy.arg(to).stdout(Stdio::piped()).spawn().unwrap();
+        // Nobody reads it, or no more than there is room for.
+        let tasks = format!("/proc/{}/task", child.id());
+        let waits = || {
+            let mut tasks = std::fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path().join("wchan"));
+            let at_pipe = |at: String| at == "wait_for_partner" || at.contains("pipe_write");
+            tasks.any(|task| std::fs::read_to_string(task).is_ok_and(at_pipe))
+        };
+        wait_until("the copy waits", waits);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let stat = format!("/proc/{}/stat", child.id());
+        wait_until("the copy ends", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal.as_raw()), "{to:?}");
     }
 }
 

@@ -92,9 +92,9 @@ impl Cp {
         let (session, from) = Session::open(&self.access, from).await?;
         let mut reader = session.paths.read(from.path.as_bytes()).await.at(&from)?;
         while let Some(bytes) = reader.next().await.at(&from)? {
-            output::write(&bytes)?;
+            waiting(move || output::write(&bytes)).await?;
         }
-        output::flush()?;
+        waiting(output::flush).await?;
         session.finish_as(self.quiet).await
     }
 
@@ -116,6 +116,11 @@ impl Cp {
 
 /// Bytes moved at a time.
 const BUFFER: usize = 1 << 20;
+
+/// Does what waits for whoever is at the other end of a pipe, for ever perhaps: a signal ends the command meanwhile.
+async fn waiting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
 
 /// Refuses a directory without `--recursive`.
 fn needs_recursive(recursive: bool, what: &dyn std::fmt::Display) -> Outcome {

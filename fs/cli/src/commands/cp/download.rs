@@ -1,6 +1,6 @@
 //! From a bucket onto the local disk.
 
-use super::{needs_recursive, shown};
+use super::{needs_recursive, shown, waiting};
 use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
 use crate::output;
@@ -86,8 +86,7 @@ impl Download<'_> {
         // Through a symbolic link; devices and pipes are written to.
         let to = &fs::canonicalize(to).unwrap_or_else(|_| to.to_owned());
         if fs::metadata(to).is_ok_and(|there| !there.is_file()) {
-            let mut file = OpenOptions::new().write(true).open(to).context(what())?;
-            return self.stream(from, path, &mut file, to).await;
+            return self.stream(from, path, to).await;
         }
         let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let partial = tempfile::Builder::new().prefix(".strewn-").suffix(".partial").tempfile_in(directory);
@@ -97,10 +96,13 @@ impl Download<'_> {
     }
 
     /// Bytes in order.
-    async fn stream(&self, from: &Remote, path: &[u8], file: &mut File, to: &Path) -> Outcome {
+    async fn stream(&self, from: &Remote, path: &[u8], to: &Path) -> Outcome {
+        let what = || format!("writing {}", shown(to));
         let mut reader = self.session.paths.read(path).await.at(from)?;
+        let device = to.to_owned();
+        let mut file = waiting(move || OpenOptions::new().write(true).open(device)).await.context(what())?;
         while let Some(bytes) = reader.next().await.at(from)? {
-            file.write_all(&bytes).context(format_args!("writing {}", shown(to)))?;
+            file = waiting(move || file.write_all(&bytes).map(|()| file)).await.context(what())?;
         }
         Ok(())
     }
