@@ -40,7 +40,7 @@ const ROOM_AHEAD: usize = 16;
 const ROOM_LISTED: usize = 2;
 
 /// Names asked for side by side.
-const PARALLEL_NAMES: usize = 16;
+pub(crate) const PARALLEL_NAMES: usize = 16;
 
 impl Shared {
     /// Loads what a transaction missed; loads of the same thing are asked for once.

@@ -564,3 +564,28 @@ async fn names_are_counted_after_a_restart_that_closed_a_file_without_a_name() {
     settled(&two).await;
     two.close().await;
 }
+
+#[tokio::test]
+async fn a_refusal_asks_about_many_names_side_by_side() {
+    let (two, _) = apart().await;
+    two.lines.cut_off(false);
+    for number in 0..20 {
+        create(&two.one, two.root.inode, &format!("more {number}"), Kind::File).await;
+    }
+    two.tell_two().await;
+    picture(&two.two).await;
+    two.lines.cut_off(true);
+    let theirs = write_anew(&two, lookup(&two.one, two.root.inode, "file").await.unwrap()).await;
+    unlink(&two.two, two.root.inode, "file").await;
+    for number in 0..20 {
+        unlink(&two.two, two.root.inode, &format!("more {number}")).await;
+    }
+    assert!(two.two.cut().await.unwrap());
+    two.lines.names.shut(true);
+    two.lines.cut_off(false);
+    tokio::time::timeout(PATIENCE, two.lines.names.came(8)).await.expect("before the first is answered");
+    two.lines.names.shut(false);
+    let found = settled(&two).await;
+    assert!(paths(&found) == ["/file"] && found["/file"].3 == theirs, "{:?}", paths(&found));
+    two.close().await;
+}

@@ -5,9 +5,10 @@ use crate::Name;
 use crate::content::fetch::Keep;
 use crate::content::map::{Fill, Part};
 use crate::cut::batch::Batch;
-use crate::load::Gone;
+use crate::load::{Gone, PARALLEL_NAMES};
 use crate::record::Adopt;
 use crate::shared::{Shared, State};
+use futures::stream::{FuturesUnordered, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -240,33 +241,55 @@ impl Shared {
         self.prefetch(inode, range, Keep::Always).await
     }
 
+    /// Asks for everything, some of it side by side: there may be tens of thousands of names.
     pub(super) async fn ask_all(&self, way: &mut OnTheWay) -> Result<(), Error> {
+        let mut asking = FuturesUnordered::new();
         for ((directory, name), found) in &mut way.names {
-            let Some(key) = self.state.lock().tree.node(*directory).map(|node| node.key.clone()) else { continue };
-            let keys = DirectoryKeys::new(&key);
-            let encrypted = keys.encrypt_name(*directory, name);
-            found.found = match self.ask(self.bucket.entry(*directory, &encrypted)).await? {
-                Some((entry, row)) => Some(self.open_row(&keys, &entry, &row)?),
-                None => None,
-            };
+            if asking.len() >= PARALLEL_NAMES {
+                asking.try_next().await?;
+            }
+            asking.push(self.ask_name(*directory, name, found));
         }
+        while asking.try_next().await?.is_some() {}
+        drop(asking);
         // What was removed here is known by the names that it has there.
         let there = way.names.values().filter_map(|found| found.found.as_ref());
         let keys: HashMap<InodeId, Key> = there.map(|row| (row.inode, Key::from(&row.key))).collect();
+        let mut asking = FuturesUnordered::new();
         for (inode, found) in &mut way.inodes {
-            found.row = match self.ask(self.bucket.inode(*inode)).await {
-                Ok(row) => Some(row),
-                Err(bucket::Error::NotFound(_)) => None,
-                Err(error) => return Err(error.into()),
-            };
-            let key = self.state.lock().tree.node(*inode).map(|node| node.key.clone());
-            let key = key.or_else(|| keys.get(inode).cloned());
-            key.iter().for_each(|key| found.open_base(*inode, key));
-            found.theirs = match (&found.row, key) {
-                (Some(row), Some(key)) if !found.probe => Some(InodeKeys::new(&key).open_record(row)?),
-                _ => None,
-            };
+            if asking.len() >= PARALLEL_NAMES {
+                asking.try_next().await?;
+            }
+            asking.push(self.ask_inode(*inode, keys.get(inode), found));
         }
+        while asking.try_next().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn ask_name(&self, directory: InodeId, name: &Name, found: &mut NameFound) -> Result<(), Error> {
+        let Some(key) = self.state.lock().tree.node(directory).map(|node| node.key.clone()) else { return Ok(()) };
+        let keys = DirectoryKeys::new(&key);
+        let encrypted = keys.encrypt_name(directory, name);
+        found.found = match self.ask(self.bucket.entry(directory, &encrypted)).await? {
+            Some((entry, row)) => Some(self.open_row(&keys, &entry, &row)?),
+            None => None,
+        };
+        Ok(())
+    }
+
+    async fn ask_inode(&self, inode: InodeId, key: Option<&Key>, found: &mut InodeFound) -> Result<(), Error> {
+        found.row = match self.ask(self.bucket.inode(inode)).await {
+            Ok(row) => Some(row),
+            Err(bucket::Error::NotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let known = self.state.lock().tree.node(inode).map(|node| node.key.clone());
+        let key = known.or_else(|| key.cloned());
+        key.iter().for_each(|key| found.open_base(inode, key));
+        found.theirs = match (&found.row, key) {
+            (Some(row), Some(key)) if !found.probe => Some(InodeKeys::new(&key).open_record(row)?),
+            _ => None,
+        };
         Ok(())
     }
 }
