@@ -8,7 +8,7 @@ use crate::cut::batch::Batch;
 use crate::load::{Gone, PARALLEL_NAMES};
 use crate::record::Adopt;
 use crate::shared::{Shared, State};
-use futures::stream::{FuturesUnordered, TryStreamExt};
+use futures::stream::{self, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -243,34 +243,22 @@ impl Shared {
 
     /// Asks for everything, some of it side by side: there may be tens of thousands of names.
     pub(super) async fn ask_all(&self, way: &mut OnTheWay) -> Result<(), Error> {
-        let mut asking = FuturesUnordered::new();
-        for ((directory, name), found) in &mut way.names {
-            if asking.len() >= PARALLEL_NAMES {
-                asking.try_next().await?;
-            }
-            asking.push(self.ask_name(*directory, name, found));
-        }
-        while asking.try_next().await?.is_some() {}
-        drop(asking);
+        let names = stream::iter(way.names.iter_mut().map(Ok));
+        names.try_for_each_concurrent(PARALLEL_NAMES, |(name, found)| self.ask_name(name, found)).await?;
         // What was removed here is known by the names that it has there.
         let there = way.names.values().filter_map(|found| found.found.as_ref());
         let keys: HashMap<InodeId, Key> = there.map(|row| (row.inode, Key::from(&row.key))).collect();
-        let mut asking = FuturesUnordered::new();
-        for (inode, found) in &mut way.inodes {
-            if asking.len() >= PARALLEL_NAMES {
-                asking.try_next().await?;
-            }
-            asking.push(self.ask_inode(*inode, keys.get(inode), found));
-        }
-        while asking.try_next().await?.is_some() {}
-        Ok(())
+        let inodes = stream::iter(way.inodes.iter_mut().map(Ok));
+        inodes
+            .try_for_each_concurrent(PARALLEL_NAMES, |(inode, found)| self.ask_inode(*inode, keys.get(inode), found))
+            .await
     }
 
-    async fn ask_name(&self, directory: InodeId, name: &Name, found: &mut NameFound) -> Result<(), Error> {
-        let Some(key) = self.state.lock().tree.node(directory).map(|node| node.key.clone()) else { return Ok(()) };
+    async fn ask_name(&self, (directory, name): &(InodeId, Name), found: &mut NameFound) -> Result<(), Error> {
+        let Some(key) = self.state.lock().tree.node(*directory).map(|node| node.key.clone()) else { return Ok(()) };
         let keys = DirectoryKeys::new(&key);
-        let encrypted = keys.encrypt_name(directory, name);
-        found.found = match self.ask(self.bucket.entry(directory, &encrypted)).await? {
+        let encrypted = keys.encrypt_name(*directory, name);
+        found.found = match self.ask(self.bucket.entry(*directory, &encrypted)).await? {
             Some((entry, row)) => Some(self.open_row(&keys, &entry, &row)?),
             None => None,
         };
