@@ -410,6 +410,11 @@ impl Cache {
         self.shared.status()
     }
 
+    /// True if the network answered the last request.
+    pub fn is_reachable(&self) -> bool {
+        self.shared.state.lock().pipeline.reachable
+    }
+
     /// What the bucket holds and may hold.
     pub async fn usage(&self) -> Result<Usage, Error> {
         Ok(self.shared.ask(self.shared.bucket.usage()).await?)

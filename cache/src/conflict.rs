@@ -235,7 +235,7 @@ impl Shared {
         state.pipeline.done.extend(gone.iter().map(|queued| (queued.cut, Vec::new())));
         state.pipeline.done.push_back((way.first, segments.into_iter().chain(drafts).collect()));
         state.pipeline.frozen.clear();
-        state.pipeline.ages.clear();
+        let oldest = state.pipeline.ages.drain(..).map(|(_, since)| since).min();
         state.pipeline.digests.clear();
         state.pipeline.recent.clear();
         let put = way.inodes.iter().filter(|(_, found)| !found.probe);
@@ -255,6 +255,10 @@ impl Shared {
         }
         for inode in given_up.iter() {
             state.tree.miss_inode(inode);
+        }
+        if state.tree.pending_operations() > 0 {
+            // As old as it was, for who asks how long it waits.
+            state.tree.oldest = state.tree.oldest.into_iter().chain(oldest).min();
         }
         told.into_iter().for_each(|invalidation| self.invalidate(invalidation));
         Ok(())
@@ -395,15 +399,17 @@ fn rebase(
         let newest = (found.expected > 0).then_some(found.expected);
         record.push(Mutation::Rebase(Rebase { inode, version: 0, content: digest.hash, foreign: newest }));
         record.extend(Mutation::counted(inode, digest));
-        if found.expected > 0 {
-            // Removed by somebody else while it was changed here: it comes back under the names known here.
-            let lost = node.names.iter().filter(|place| !names.contains_key(place));
-            record.extend(lost.map(|(directory, name)| Mutation::RebaseEntry {
+        // Removed by somebody else while it was changed here: it comes back under the names known here. What is new, or is to come
+        // back since an earlier refusal, has names that the network is to get; one that it was believed to have cannot be there.
+        let is_known = |(directory, name): &(InodeId, Name)| !state.tree.is_pending(*directory, name);
+        let lost = node.names.iter().filter(|place| !names.contains_key(place));
+        record.extend(
+            lost.filter(|place| found.expected > 0 || is_known(place)).map(|(directory, name)| Mutation::RebaseEntry {
                 directory: *directory,
                 name: name.clone(),
                 base: None,
-            }));
-        }
+            }),
+        );
         return;
     };
     if found.probe {

@@ -333,3 +333,42 @@ async fn directories_that_change_places_elsewhere_are_heard_of() {
     assert_eq!(texts(&mounts.two).await, expected(&all));
     mounts.close().await;
 }
+
+#[tokio::test]
+async fn a_directory_that_is_removed_while_a_refusal_is_looked_at_comes_back() {
+    for dies in [false, true] {
+        let mut two = common::two::Two::new().await;
+        let directory = create(&two.one, two.root.inode, "directory", Kind::Directory).await;
+        let inner = create(&two.one, directory, "old", Kind::Directory).await;
+        two.tell_two().await;
+        picture(&two.two).await;
+        two.lines.deafen(true);
+        two.lines.cut_off(true);
+        // Both rename it: about the new name they agree.
+        rename(&two.one, directory, "old", directory, "new").await;
+        drain(&two.one).await;
+        rename(&two.two, directory, "old", directory, "new").await;
+        create(&two.two, inner, "file", Kind::File).await;
+        common::two::change_mode(&two.two, inner, 0o700).await;
+        assert!(two.two.cut().await.unwrap());
+        two.lines.names.shut(true);
+        two.lines.cut_off(false);
+        tokio::time::timeout(PATIENCE, two.lines.names.came(3)).await.expect("all names are asked for");
+        // They are answered, and what they name goes before that is asked for.
+        unlink(&two.one, directory, "new").await;
+        drain(&two.one).await;
+        two.lines.names.shut(false);
+        if dies {
+            two.lines.deafen(false);
+            two.two.sync_all().await.unwrap();
+            two.two_dies().await;
+        }
+        drain(&two.two).await;
+        two.lines.deafen(false);
+        two.settle().await;
+        let found = picture(&two.one).await;
+        assert_eq!(found, picture(&two.two).await, "{dies}");
+        assert!(found.contains_key("/directory/new/file"), "{dies}: {:?}", found.keys());
+        two.close().await;
+    }
+}

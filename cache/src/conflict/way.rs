@@ -249,9 +249,14 @@ impl Shared {
         let there = way.names.values().filter_map(|found| found.found.as_ref());
         let keys: HashMap<InodeId, Key> = there.map(|row| (row.inode, Key::from(&row.key))).collect();
         let inodes = stream::iter(way.inodes.iter_mut().map(Ok));
-        inodes
-            .try_for_each_concurrent(PARALLEL_NAMES, |(inode, found)| self.ask_inode(*inode, keys.get(inode), found))
-            .await
+        let ask = inodes
+            .try_for_each_concurrent(PARALLEL_NAMES, |(inode, found)| self.ask_inode(*inode, keys.get(inode), found));
+        ask.await?;
+        // Somebody may have removed it in between: then it has no name either.
+        let OnTheWay { names, inodes, .. } = way;
+        let is_gone = |row: &Adopt| inodes.get(&row.inode).is_some_and(|found| found.row.is_none());
+        names.values_mut().for_each(|name| drop(name.found.take_if(|row| is_gone(row))));
+        Ok(())
     }
 
     async fn ask_name(&self, (directory, name): &(InodeId, Name), found: &mut NameFound) -> Result<(), Error> {

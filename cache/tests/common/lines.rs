@@ -28,7 +28,7 @@ pub struct Lines {
     pub names: Gate,
     /// Pages of directories.
     pub pages: Gate,
-    /// Questions how far the feed is, before it is followed: for a page of one name.
+    /// Questions how far the feed is, before it is followed: for changes beyond the newest.
     pub beginnings: Gate,
 }
 
@@ -143,13 +143,8 @@ impl BucketService for Lines {
     }
 
     async fn entries(&self, directory: InodeId, after: Option<&EncryptedName>, limit: u32) -> Result<EntryPage, Error> {
-        if limit == 1 {
-            self.beginnings.pass().await;
-        }
         let found = self.pass(self.bucket.entries(directory, after, limit)).await;
-        if limit > 1 {
-            self.pages.pass().await;
-        }
+        self.pages.pass().await;
         found
     }
 
@@ -194,6 +189,9 @@ impl BucketService for Lines {
     }
 
     async fn changes(&self, after: u64, wait: Duration) -> Result<Changes, Error> {
+        if after == u64::MAX {
+            self.beginnings.pass().await;
+        }
         let told = async {
             loop {
                 let mut deaf = self.deaf.subscribe();

@@ -111,7 +111,7 @@ impl MemoryBucket {
         self.state.lock().lost_replies = calls;
     }
 
-    /// Most logical bytes the bucket takes.
+    /// Most bytes of files, holes not counted, that the bucket takes.
     pub fn set_quota(&self, quota: Option<u64>) {
         self.state.lock().quota = quota;
     }

@@ -245,7 +245,7 @@ pub struct Changes {
 /// What a bucket holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Logical bytes of all files.
+    /// Bytes of all files that are not in holes; what several files share counts for each.
     pub bytes: u64,
     /// Inodes.
     pub inodes: u64,

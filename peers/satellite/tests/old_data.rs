@@ -110,3 +110,19 @@ async fn version_2_is_read() {
     let holder = want(1, Some(1)).await;
     assert_eq!((holder.names, holder.epoch, holder.recalled), (vec![NameLease::Granted], Some(1), true));
 }
+
+/// Sizes of sparse files were summed up, and beyond 2^63 nothing could be stored any more.
+#[tokio::test]
+async fn the_bytes_of_a_bucket_are_counted_anew_for_version_3() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metabase.sqlite");
+    std::fs::write(&path, METABASE).unwrap();
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute("UPDATE buckets SET bytes = ?1", [i64::MAX]).unwrap();
+    drop(old);
+    let satellite = open(directory.path(), &Arc::new(ManualClock::new(START)));
+    let key = ApiKey::parse(&data_encoding::HEXLOWER.decode(KEY).unwrap()).unwrap();
+    let usage = satellite.handle(&session(&satellite, &key), Request::Usage { bucket: BUCKET }).await;
+    let Reply::Usage(usage) = usage else { panic!("{usage:?}") };
+    assert_eq!(usage.bytes, 5_000 + 100);
+}

@@ -435,3 +435,19 @@ async fn writes_that_share_a_transaction_fail_alone() {
     };
     assert_eq!(changes.sequence, 41);
 }
+
+#[tokio::test]
+async fn sizes_of_sparse_files_are_not_summed_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Net::new(directory.path()).await;
+    let mut stream = Stream::new(7);
+    for number in 10..14u8 {
+        let [entry, put] = create(ROOT, number, Kind::File);
+        let Operation::PutInode(put) = put else { panic!("{put:?}") };
+        let vast = PutInode { size: MAX_OFFSET, ..put };
+        let reply = stream.send(&net, &net.key, vec![entry, Operation::PutInode(vast)], Vec::new()).await;
+        assert!(matches!(reply, Reply::Commit(CommitReply::Applied { .. })), "{reply:?}");
+    }
+    let Reply::Usage(usage) = net.ask(Request::Usage { bucket: BUCKET }).await else { panic!("no usage") };
+    assert_eq!(usage.bytes, 0);
+}

@@ -13,7 +13,8 @@ pub(super) fn plan_content<R: Rows>(
     plan: &mut Plan,
 ) -> Checked<R> {
     let new = commit.runs.iter().map(|run| (run.run, run)).collect();
-    let mut content = Content { rows, new, runs: HashMap::new(), order: Vec::new(), segments: HashMap::new() };
+    let mut content =
+        Content { rows, new, runs: HashMap::new(), order: Vec::new(), segments: HashMap::new(), bytes: 0 };
     for (index, operation) in commit.operations.iter().enumerate() {
         if let Operation::PutInode(put) = operation
             && put.kind == Kind::File
@@ -39,6 +40,8 @@ struct Content<'a, R: Rows> {
     order: Vec<RunId>,
     /// Lengths of the segments that new runs name.
     segments: HashMap<SegmentId, Option<u64>>,
+    /// Bytes of the extents that come, less those that go.
+    bytes: i64,
 }
 
 /// A run that extents of the batch come or go of.
@@ -189,10 +192,13 @@ impl<'a, R: Rows> Content<'a, R> {
             false => self.run(0, extent.run)?,
         };
         run.change += change;
-        Ok(run.is_inline())
+        let inline = run.is_inline();
+        self.bytes = self.bytes.saturating_add(change.saturating_mul(i64::try_from(extent.length).unwrap_or(i64::MAX)));
+        Ok(inline)
     }
 
     fn finish(mut self, plan: &mut Plan) {
+        plan.bytes = self.bytes;
         let mut segments = HashMap::new();
         let mut order = Vec::new();
         let mut refer = |segment: SegmentId, change: i64| {

@@ -261,8 +261,6 @@ impl<'a, R: Rows> Tree<'a, R> {
             if node.before == node.after {
                 continue;
             }
-            let size = |row: &Option<InodeRow>| row.as_ref().map_or(0, file_size);
-            plan.bytes += size(&node.after) - size(&node.before);
             plan.inode_count += i64::from(node.after.is_some()) - i64::from(node.before.is_some());
             if let (Some(before), Some(after)) = (&node.before, &node.after)
                 && before.inode.nlink != after.inode.nlink
@@ -347,9 +345,4 @@ fn entry(set: &SetEntry, target: &Target) -> Entry {
         kind: target.kind,
         key: target.key.clone(),
     }
-}
-
-/// Logical bytes of a file; other kinds hold none. Sizes stay below 2^63.
-fn file_size(row: &InodeRow) -> i64 {
-    if row.inode.kind == Kind::File { row.inode.size as i64 } else { 0 }
 }

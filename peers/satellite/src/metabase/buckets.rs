@@ -173,7 +173,7 @@ pub(crate) fn remove(connection: &Connection, bucket: &Bucket, force: bool) -> R
     Ok(())
 }
 
-/// Sets the most logical bytes a bucket may hold.
+/// Sets the most bytes of files, holes not counted, that a bucket may hold.
 pub(crate) fn set_quota(connection: &Connection, bucket: &Bucket, quota: Option<u64>) -> Result<(), Error> {
     let quota = quota.map(column);
     connection.execute("UPDATE buckets SET quota = ?2 WHERE number = ?1", params![bucket.number, quota])?;

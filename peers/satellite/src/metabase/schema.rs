@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// Version of the tables below. Older ones are brought up to it, newer ones refused.
 ///
-/// 1: all tables but those of leases. 2: leases.
-pub const SCHEMA_VERSION: i64 = 2;
+/// 1: all tables but those of leases. 2: leases. 3: the bytes of a bucket are those of its extents, no more the sizes of its files.
+pub const SCHEMA_VERSION: i64 = 3;
 
 /// "strw" in a database's header: tells a metabase from any other SQLite file.
 const APPLICATION_ID: i64 = 0x7374_7277;
@@ -267,7 +267,11 @@ fn prepare(connection: &Connection, path: &Path, identity: &[u8; 32]) -> Result<
     match (application, version, tables) {
         (0, 0, 0) => create(connection, identity)?,
         (APPLICATION_ID, SCHEMA_VERSION, _) => {}
-        (APPLICATION_ID, 1, _) => add_leases(connection)?,
+        (APPLICATION_ID, 1, _) => {
+            connection.execute_batch(LEASES)?;
+            count_extents(connection)?;
+        }
+        (APPLICATION_ID, 2, _) => count_extents(connection)?,
         (APPLICATION_ID, found, _) => return Err(Error::OtherVersion { path: path.to_owned(), found }),
         _ => return Err(Error::NotAMetabase(path.to_owned())),
     }
@@ -277,15 +281,17 @@ fn prepare(connection: &Connection, path: &Path, identity: &[u8; 32]) -> Result<
 
 fn create(connection: &Connection, identity: &[u8; 32]) -> Result<(), Error> {
     connection.execute_batch(TABLES)?;
-    add_leases(connection)?;
+    connection.execute_batch(LEASES)?;
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     connection.execute("INSERT INTO satellite (only, identity, epoch) VALUES (1, ?1, 1)", [&identity[..]])?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     Ok(())
 }
 
-/// From version 1 to version 2.
-fn add_leases(connection: &Connection) -> Result<(), Error> {
-    connection.execute_batch(LEASES)?;
+/// From version 2 to version 3.
+fn count_extents(connection: &Connection) -> Result<(), Error> {
+    let sql = "UPDATE buckets SET bytes = (SELECT coalesce(sum(length), 0) FROM extents WHERE bucket = buckets.number)";
+    connection.execute(sql, [])?;
     connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     Ok(())
 }

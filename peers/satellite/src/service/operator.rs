@@ -57,7 +57,7 @@ pub struct BucketStatus {
     pub bytes: u64,
     /// Inodes.
     pub inodes: u64,
-    /// Most logical bytes it may hold.
+    /// Most bytes of files, holes not counted, that it may hold.
     pub quota: Option<u64>,
 }
 
@@ -131,7 +131,7 @@ impl Satellite {
         Ok(all.into_iter().map(status).collect())
     }
 
-    /// Sets the most logical bytes a bucket may hold.
+    /// Sets the most bytes of files, holes not counted, that a bucket may hold.
     pub async fn set_quota(&self, bucket: BucketId, quota: Option<u64>) -> Result<(), Error> {
         let write = self.inner.database.write(move |connection| {
             let bucket = buckets::by_id(connection, bucket)?;
