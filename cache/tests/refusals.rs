@@ -372,3 +372,43 @@ async fn a_directory_that_is_removed_while_a_refusal_is_looked_at_comes_back() {
         two.close().await;
     }
 }
+
+/// Both mounts changed `file`, so that all that the second has on its way, which is more than a batch holds, is taken apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_a_batch_holds_goes_in_an_order_that_the_network_takes() {
+    const FILES: usize = 2_200;
+    let two = common::two::Two::new().await;
+    let root = two.root.inode;
+    let file = create(&two.one, root, "file", Kind::File).await;
+    let old = create(&two.one, root, "old", Kind::Directory).await;
+    for number in 0..FILES {
+        create(&two.one, old, &number.to_string(), Kind::File).await;
+    }
+    two.tell_two().await;
+    picture(&two.two).await;
+    two.lines.cut_off(true);
+    write(&two.one, file, 0, b"theirs").await;
+    drain(&two.one).await;
+    write(&two.two, file, 0, b"ours").await;
+    // What is in it is older than its name, which it got last.
+    let new = create(&two.two, root, "first name", Kind::Directory).await;
+    for half in [0..FILES / 2, FILES / 2..FILES] {
+        for number in half {
+            create(&two.two, new, &number.to_string(), Kind::File).await;
+            unlink(&two.two, old, &number.to_string()).await;
+        }
+        assert!(two.two.cut().await.unwrap());
+    }
+    unlink(&two.two, root, "old").await;
+    rename(&two.two, root, "first name", root, "new").await;
+    assert!(two.two.cut().await.unwrap());
+    two.lines.cut_off(false);
+    two.settle().await;
+    let found = picture(&two.one).await;
+    assert_eq!(found, picture(&two.two).await);
+    let shown = found.keys().filter(|path| !path.starts_with("/new/")).collect::<Vec<_>>();
+    assert_eq!(found.len(), FILES + 3, "{shown:?}");
+    assert!(found.contains_key("/new/0") && !found.contains_key("/old"), "{shown:?}");
+    assert_eq!(two.two.status().conflicts, 1);
+    two.close().await;
+}

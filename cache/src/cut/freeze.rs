@@ -1,6 +1,6 @@
 //! Taking what is pending at one moment. Runs under the lock of the tree, and again when the journal is replayed.
 
-use super::limits::{MOST_RANGES, Weight};
+use super::limits::MOST_RANGES;
 use crate::Name;
 use crate::content::Digest;
 use crate::content::clones::Origin;
@@ -8,7 +8,6 @@ use crate::content::map::{Backing, Fill, Frozen, Part, Unsealed};
 use crate::content::saved::Saved;
 use crate::record::Mutation;
 use crate::tree::{LastSeen, Tree};
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -152,74 +151,6 @@ impl Tree {
         }
         let bytes = inodes.iter().flat_map(FrozenInode::to_seal).sum();
         Some(FrozenCut { cut, names, inodes, bytes, oldest })
-    }
-
-    /// The changes that go into the next cut: by order of becoming different, whole inodes with all their names.
-    fn choose(&self) -> (Vec<u64>, Vec<InodeId>) {
-        if self.weight().fits() {
-            return (self.changed_names.keys().copied().collect(), self.changed_inodes.values().copied().collect());
-        }
-        self.choose_oldest()
-    }
-
-    /// Changes of one inode (a move is two names) never come apart, and older changes go first, so parents before children and
-    /// removals before their directory's.
-    fn choose_oldest(&self) -> (Vec<u64>, Vec<InodeId>) {
-        let mut names_of: HashMap<InodeId, Vec<u64>> = HashMap::new();
-        for (order, (directory, name)) in &self.changed_names {
-            for inode in self.ends_of(*directory, name) {
-                names_of.entry(inode).or_default().push(*order);
-            }
-        }
-        let (mut orders, mut inodes) = (HashSet::new(), HashSet::new());
-        let mut weight = Weight::default();
-        let mut queue: Vec<InodeId> = Vec::new();
-        for (order, (directory, name)) in &self.changed_names {
-            if weight.is_enough() {
-                break;
-            }
-            if orders.insert(*order) {
-                weight.add_name();
-            }
-            queue.extend(self.ends_of(*directory, name));
-            while let Some(inode) = queue.pop() {
-                if self.node(inode).is_some_and(|node| node.dirty.is_some()) {
-                    if !inodes.insert(inode) {
-                        continue;
-                    }
-                    self.add_weight(&mut weight, inode);
-                }
-                for order in names_of.remove(&inode).into_iter().flatten() {
-                    if orders.insert(order) {
-                        weight.add_name();
-                    }
-                    let (directory, name) = &self.changed_names[&order];
-                    queue.extend(self.ends_of(*directory, name));
-                }
-            }
-        }
-        if orders.is_empty() {
-            for inode in self.changed_inodes.values() {
-                if weight.is_enough() {
-                    break;
-                }
-                inodes.insert(*inode);
-                self.add_weight(&mut weight, *inode);
-            }
-        }
-        let mut orders: Vec<u64> = orders.into_iter().collect();
-        orders.sort_unstable();
-        let mut inodes: Vec<InodeId> = inodes.into_iter().collect();
-        inodes.sort_unstable_by_key(|inode| self.node(*inode).and_then(|node| node.dirty));
-        (orders, inodes)
-    }
-
-    /// What a changed name names here and will name on the network.
-    pub(crate) fn ends_of(&self, directory: InodeId, name: &Name) -> impl Iterator<Item = InodeId> + use<> {
-        let slot = self.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
-        let child = slot.and_then(|slot| slot.child).map(|(inode, _)| inode);
-        let base = slot.and_then(|slot| slot.base()).and_then(|(base, _)| base);
-        child.into_iter().chain(base)
     }
 
     fn freeze_name(&mut self, cut: u64, order: u64) -> Option<FrozenName> {

@@ -11,6 +11,7 @@
 //! holds little of it: see [`queue`].
 
 pub(crate) mod batch;
+mod choose;
 pub(crate) mod freeze;
 pub(crate) mod limits;
 pub(crate) mod queue;

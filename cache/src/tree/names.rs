@@ -16,6 +16,14 @@ pub(crate) struct EntryRows {
 }
 
 impl Tree {
+    /// What a changed name names here and will name on the network.
+    pub(crate) fn ends_of(&self, directory: InodeId, name: &Name) -> impl Iterator<Item = InodeId> + use<> {
+        let slot = self.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
+        let child = slot.and_then(|slot| slot.child).map(|(inode, _)| inode);
+        let base = slot.and_then(|slot| slot.base()).and_then(|(base, _)| base);
+        child.into_iter().chain(base)
+    }
+
     /// All directories in memory.
     pub(crate) fn directories(&self) -> Vec<InodeId> {
         self.nodes.iter().filter(|(_, node)| node.directory.is_some()).map(|(inode, _)| *inode).collect()
