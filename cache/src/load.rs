@@ -296,6 +296,12 @@ impl Shared {
         Ok(())
     }
 
+    /// The same for many, some of them side by side.
+    pub(crate) async fn reload_all(&self, inodes: impl IntoIterator<Item = InodeId>) -> Result<(), Error> {
+        let inodes = stream::iter(inodes.into_iter().map(Ok));
+        inodes.try_for_each_concurrent(PARALLEL_NAMES, |inode| self.reload(inode)).await
+    }
+
     /// Extents of the given windows as they are once the queued batches are applied, proven. Asks the network.
     ///
     /// A file that somebody else removed, or replaced while it was changed here, is `gone`: an error, or as if it never had

@@ -16,7 +16,7 @@ use crate::tree::{Before, Loaded, Missed, Node, SetTimes};
 use crate::warm::names::Followed;
 use crate::{Error, Invalidation, Name};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,8 @@ use strewn_engine::record::Attributes;
 
 /// How long the feed is asked to wait for a change.
 const FEED_WAIT: Duration = Duration::from_secs(25);
+/// Inodes that are loaded anew before it is noted how far that went.
+const MISSED_AT_ONCE: usize = 256;
 /// First and longest pause after the feed failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -177,10 +179,14 @@ impl Shared {
             names.into_iter().for_each(|name| self.invalidate_entry(directory, name));
             self.reload(directory).await?;
         }
-        for inode in &change.inodes {
-            self.reload(*inode).await?;
-        }
-        Ok(())
+        // What came with its name is new enough, unless it is changed here.
+        let came: HashSet<InodeId> = {
+            let state = self.state.lock();
+            let children =
+                loaded.iter().flat_map(|(_, rows)| rows.iter().filter_map(|row| Some(row.child.as_ref()?.inode)));
+            children.filter(|child| state.tree.node(*child).is_some_and(|node| !node.is_local())).collect()
+        };
+        self.reload_all(change.inodes.iter().copied().filter(|inode| !came.contains(inode))).await
     }
 
     /// What `stat` shows of an inode that is known.
@@ -228,9 +234,10 @@ impl Shared {
             }
             left.names.pop();
         }
-        while let Some(inode) = left.inodes.last() {
-            self.reload(*inode).await?;
-            left.inodes.pop();
+        while !left.inodes.is_empty() {
+            let from = left.inodes.len().saturating_sub(MISSED_AT_ONCE);
+            self.reload_all(left.inodes[from..].iter().copied()).await?;
+            left.inodes.truncate(from);
         }
         Ok(())
     }

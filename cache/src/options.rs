@@ -84,7 +84,7 @@ impl Default for Options {
         Self {
             budget: 10 << 30,
             dirty_limit: 5 << 30,
-            cut_idle: Duration::from_secs(1),
+            cut_idle: Duration::from_millis(700),
             cut_bytes: 64 << 20,
             cut_age: Duration::from_secs(10),
             read_ahead: 16 << 20,

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use strewn_engine::bucket::{EncryptedName, Kind};
+use strewn_engine::bucket::{self, EncryptedName, Kind};
 use strewn_engine::ids::InodeId;
 use strewn_engine::keys::DirectoryKeys;
 use strewn_engine::secret::Key;
@@ -36,6 +36,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long an opening waits for the feed to tell what changed since the close, and a close for the last news.
 const CATCH_UP: Duration = Duration::from_secs(3);
+/// How long it waits for each answer: a drive is to be usable within a second, also if the satellite hangs.
+const NEWS_ANSWER: Duration = Duration::from_millis(500);
 /// How long an opening spends on loading anew what changed; the rest is left out.
 const RENEW: Duration = Duration::from_secs(3);
 /// More news than this are not worth going through.
@@ -146,7 +148,9 @@ impl Shared {
     /// Collects what the feed tells until it has nothing more to tell.
     async fn hear(&self, followed: &mut Followed, news: &mut News) -> Result<(), Error> {
         while let Some(feed) = followed.feed {
-            let changes = self.ask(self.bucket.changes(feed.sequence, Duration::ZERO)).await?;
+            let changes = self.ask(self.bucket.changes(feed.sequence, Duration::ZERO));
+            let silent = |_| bucket::Error::Unreachable(String::from("the change feed is silent"));
+            let changes = tokio::time::timeout(NEWS_ANSWER, changes).await.map_err(silent)??;
             news.count += changes.changes.len();
             news.lost = changes.gap || changes.epoch != feed.epoch || news.count > MOST_NEWS;
             if news.lost {
@@ -234,12 +238,7 @@ impl Shared {
     /// Loads anew what the news are about and the journal knows.
     async fn reload_known(&self, news: &News) -> Result<(), Error> {
         let about: HashSet<InodeId> = news.inodes.iter().chain(news.entries.keys()).copied().collect();
-        for inode in about {
-            if self.state.lock().tree.node(inode).is_some() {
-                self.reload(inode).await?;
-            }
-        }
-        Ok(())
+        self.reload_all(about).await
     }
 
     /// At an orderly close, when nobody uses the tree any more: writes it into the index.

@@ -47,7 +47,7 @@ pub(crate) struct Mount {
     /// The same for close [default: local, which is what a write promises]
     #[arg(long, value_name = "REACH", default_value = "local", hide_default_value = true)]
     close: ReachArg,
-    /// How long changes rest before they go up; when changes do not end, the oldest waits ten times as long [default: 1s]
+    /// How long changes rest before they go up; when changes do not end, the oldest waits ten times as long [default: 700ms, and 10s]
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     upload_delay: Option<Duration>,
     /// Most bytes of the cache on disk, at least 256M [default: 10G]
