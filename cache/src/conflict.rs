@@ -202,10 +202,11 @@ impl Shared {
             if found.is_foreign() {
                 verdict.told.push(Invalidation::Inode(*inode));
             }
-            let nameless =
-                state.tree.node(*inode).is_some_and(|node| !node.orphan) && state.tree.name_of(*inode).is_none();
+            let is_wanted = state.tree.node(*inode).is_some_and(|node| !node.orphan || node.has_children());
+            let nameless = is_wanted && state.tree.name_of(*inode).is_none();
             if nameless && *inode != state.tree.root && way.is_gone(*inode, found, &lost_names) {
-                // Somebody moved it to where nobody looked, and then removed it.
+                // Somebody moved it to where nobody looked, and then removed it; or it was removed here as well, before something
+                // in it came back.
                 let root = state.tree.root;
                 let name = self.conflict_name(&state.tree, root, &moved(), CONFLICT, &mut verdict.taken);
                 verdict.conflicts.push(self.note_conflict(&state.tree, *inode, root, &name));
@@ -391,7 +392,7 @@ fn rebase(
 ) {
     let Some(node) = state.tree.node(inode) else { return };
     let Some(row) = &found.row else {
-        if node.is_directory() && node.orphan {
+        if node.orphan && node.is_directory() && !node.has_children() {
             // Made here and removed again. A record about it would bring it back.
             return;
         }

@@ -373,6 +373,49 @@ async fn a_directory_that_is_removed_while_a_refusal_is_looked_at_comes_back() {
     }
 }
 
+#[tokio::test]
+async fn what_was_in_a_directory_that_is_removed_while_a_refusal_is_looked_at_is_not_believed_to_be_there() {
+    for dies in [false, true] {
+        let mut two = common::two::Two::new().await;
+        let root = two.root.inode;
+        let directory = create(&two.one, root, "directory", Kind::Directory).await;
+        let file = create(&two.one, directory, "old", Kind::File).await;
+        two.tell_two().await;
+        picture(&two.two).await;
+        two.lines.deafen(true);
+        two.lines.cut_off(true);
+        // Both rename it: about the new name they agree.
+        rename(&two.one, directory, "old", directory, "new").await;
+        drain(&two.one).await;
+        rename(&two.two, directory, "old", directory, "new").await;
+        write(&two.two, file, 0, b"ours").await;
+        assert!(two.two.cut().await.unwrap());
+        two.lines.names.shut(true);
+        two.lines.cut_off(false);
+        tokio::time::timeout(PATIENCE, two.lines.names.came(2)).await.expect("all names are asked for");
+        // They are answered, and the directory goes before that is asked for.
+        rename(&two.one, directory, "new", root, "outside").await;
+        unlink(&two.one, root, "directory").await;
+        drain(&two.one).await;
+        two.lines.names.shut(false);
+        if dies {
+            two.lines.deafen(false);
+            two.two.sync_all().await.unwrap();
+            two.two_dies().await;
+        }
+        drain(&two.two).await;
+        two.lines.deafen(false);
+        two.settle().await;
+        let found = picture(&two.one).await;
+        assert_eq!(found, picture(&two.two).await, "{dies}");
+        let fresh = open_on(&MemoryDisk::new(), &two.bucket, &two.root, plain()).await;
+        assert_eq!(found, picture(&fresh).await, "{dies}");
+        assert!(found["/outside"].3 == b"ours", "{dies}: {:?}", found.keys());
+        fresh.close().await.unwrap();
+        two.close().await;
+    }
+}
+
 /// Both mounts changed `file`, so that all that the second has on its way, which is more than a batch holds, is taken apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_a_batch_holds_goes_in_an_order_that_the_network_takes() {

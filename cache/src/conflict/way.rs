@@ -252,10 +252,12 @@ impl Shared {
         let ask = inodes
             .try_for_each_concurrent(PARALLEL_NAMES, |(inode, found)| self.ask_inode(*inode, keys.get(inode), found));
         ask.await?;
-        // Somebody may have removed it in between: then it has no name either.
+        // Somebody may have removed it in between, or what it was in: then it has no name there either.
         let OnTheWay { names, inodes, .. } = way;
-        let is_gone = |row: &Adopt| inodes.get(&row.inode).is_some_and(|found| found.row.is_none());
-        names.values_mut().for_each(|name| drop(name.found.take_if(|row| is_gone(row))));
+        let is_gone = |inode: &InodeId| inodes.get(inode).is_some_and(|found| found.row.is_none());
+        for ((directory, _), name) in names {
+            name.found.take_if(|row| is_gone(directory) || is_gone(&row.inode));
+        }
         Ok(())
     }
 

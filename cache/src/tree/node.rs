@@ -69,6 +69,11 @@ impl Node {
         node
     }
 
+    /// True of a directory in which a name is known to name something.
+    pub(crate) fn has_children(&self) -> bool {
+        self.directory.as_deref().is_some_and(|entries| entries.live() > 0)
+    }
+
     /// A node of the network's.
     pub(crate) fn known(adopt: &Adopt) -> Self {
         let kind = adopt.attributes.kind;
