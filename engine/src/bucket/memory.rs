@@ -55,7 +55,7 @@ pub struct Calls {
 pub struct Snapshot {
     /// Newest sequence number.
     pub sequence: u64,
-    /// Logical bytes of all files.
+    /// Bytes of all extents.
     pub bytes: u64,
     /// All names.
     pub entries: Vec<Entry>,

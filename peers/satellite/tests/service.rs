@@ -79,7 +79,7 @@ async fn opens_only_its_own_metabase() {
     let database = rusqlite::Connection::open(directory.path().join("metabase.sqlite")).unwrap();
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
-    assert!(open(directory.path(), 77).unwrap_err().contains("has version 99, this software reads version 2"));
+    assert!(open(directory.path(), 77).unwrap_err().contains("has version 99, this software reads version 3"));
 
     let other = tempfile::tempdir().unwrap();
     let database = rusqlite::Connection::open(other.path().join("metabase.sqlite")).unwrap();

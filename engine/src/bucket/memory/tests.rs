@@ -467,12 +467,16 @@ fn faults_come_as_ordered() {
 
     bucket.set_quota(Some(10));
     let mut mount = Mount::new(&bucket);
-    let file = write(put(10, Kind::File, 0), 11, Vec::new(), &[]);
-    let commit = mount.batch(vec![set(ROOT, 10, None, Some(target(10, Kind::File))), file], Vec::new());
+    let filled = RangeChange { offset: 0, length: 11, extents: vec![extent(0, 11, 40, 0, 11)] };
+    let file = write(put(10, Kind::File, 0), 11, vec![filled], &[(0, Some(1))]);
+    let commit = mount.batch(vec![set(ROOT, 10, None, Some(target(10, Kind::File))), file], vec![inline(40, 11)]);
     assert!(matches!(now(bucket.commit(&commit, None)), Err(Error::Quota(_))));
     let mut seen = Vec::new();
     bucket.visit_bytes(|bytes| seen.push(bytes.to_vec()));
     assert_eq!(seen, [b"root record of 16+".to_vec()]);
+    // Holes are not counted.
+    let vast = write(put(11, Kind::File, 0), MAX_OFFSET, Vec::new(), &[]);
+    mount.apply(vec![set(ROOT, 11, None, Some(target(11, Kind::File))), vast]);
 }
 
 #[test]

@@ -548,8 +548,7 @@ fn audit(state: &Snapshot) {
         };
         assert_eq!(inode.nlink, expected, "{inode:?}");
     }
-    let files = state.inodes.iter().filter(|row| row.inode.kind == Kind::File);
-    assert_eq!(state.bytes, files.map(|row| row.inode.size).sum::<u64>());
+    assert_eq!(state.bytes, state.extents.iter().map(|(_, extent)| extent.length).sum::<u64>());
     audit_content(state, &inodes);
 }
 
