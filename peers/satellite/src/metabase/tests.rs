@@ -121,7 +121,7 @@ impl Twins {
             memory.put_segment(segment, Arc::new(bytes)).await.unwrap();
             satellite.store_segment_for_test(BUCKET, segment, key.id(), SEGMENT_LENGTH).await;
         }
-        for quota in [Some(60 * WINDOW)] {
+        for quota in [Some(40_000)] {
             memory.set_quota(quota);
             satellite.set_quota(BUCKET, quota).await.unwrap();
         }
