@@ -179,12 +179,13 @@ impl Shared {
             names.into_iter().for_each(|name| self.invalidate_entry(directory, name));
             self.reload(directory).await?;
         }
-        // What came with its name is new enough, unless it is changed here.
+        // What came with its name, and was taken in, is new enough.
         let came: HashSet<InodeId> = {
             let state = self.state.lock();
-            let children =
-                loaded.iter().flat_map(|(_, rows)| rows.iter().filter_map(|row| Some(row.child.as_ref()?.inode)));
-            children.filter(|child| state.tree.node(*child).is_some_and(|node| !node.is_local())).collect()
+            let rows = loaded.iter().flat_map(|(_, rows)| rows.iter().filter_map(|row| row.child.as_ref()));
+            rows.filter(|row| state.tree.node(row.inode).is_some_and(|node| node.is_as(row)))
+                .map(|row| row.inode)
+                .collect()
         };
         self.reload_all(change.inodes.iter().copied().filter(|inode| !came.contains(inode))).await
     }

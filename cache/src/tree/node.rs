@@ -69,6 +69,12 @@ impl Node {
         node
     }
 
+    /// True if it is what this row says, and nothing of it is changed here.
+    pub(crate) fn is_as(&self, row: &Adopt) -> bool {
+        let same = (self.version, self.links, &self.attributes) == (row.version, row.links, &row.attributes);
+        same && !self.is_local()
+    }
+
     /// True of a directory in which a name is known to name something.
     pub(crate) fn has_children(&self) -> bool {
         self.directory.as_deref().is_some_and(|entries| entries.live() > 0)
