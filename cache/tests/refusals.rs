@@ -334,84 +334,81 @@ async fn directories_that_change_places_elsewhere_are_heard_of() {
     mounts.close().await;
 }
 
+/// The directory `directory` with a child `old` that both mounts know. The second hears nothing of the first, and is cut off.
+async fn unheard(kind: Kind) -> (common::two::Two, InodeId, InodeId) {
+    let two = common::two::Two::new().await;
+    let directory = create(&two.one, two.root.inode, "directory", Kind::Directory).await;
+    let child = create(&two.one, directory, "old", kind).await;
+    two.tell_two().await;
+    picture(&two.two).await;
+    two.lines.deafen(true);
+    two.lines.cut_off(true);
+    (two, directory, child)
+}
+
+/// What the second mount has on its way is refused. It is answered about all `names` of that, and does not know it yet.
+async fn is_refused(two: &common::two::Two, names: u64) {
+    assert!(two.two.cut().await.unwrap());
+    two.lines.names.shut(true);
+    two.lines.cut_off(false);
+    tokio::time::timeout(PATIENCE, two.lines.names.came(names)).await.expect("all names are asked for");
+}
+
+/// The second mount goes on, or dies and another goes on. What all see in the end.
+async fn goes_on(two: &mut common::two::Two, dies: bool) -> Picture {
+    two.lines.names.shut(false);
+    if dies {
+        two.lines.deafen(false);
+        two.two.sync_all().await.unwrap();
+        two.two_dies().await;
+    }
+    drain(&two.two).await;
+    two.lines.deafen(false);
+    two.settle().await;
+    let fresh = open_on(&MemoryDisk::new(), &two.bucket, &two.root, plain()).await;
+    let found = picture(&fresh).await;
+    for cache in [&two.one, &two.two] {
+        assert_eq!(picture(cache).await, found, "{dies}");
+    }
+    fresh.close().await.unwrap();
+    found
+}
+
 #[tokio::test]
 async fn a_directory_that_is_removed_while_a_refusal_is_looked_at_comes_back() {
     for dies in [false, true] {
-        let mut two = common::two::Two::new().await;
-        let directory = create(&two.one, two.root.inode, "directory", Kind::Directory).await;
-        let inner = create(&two.one, directory, "old", Kind::Directory).await;
-        two.tell_two().await;
-        picture(&two.two).await;
-        two.lines.deafen(true);
-        two.lines.cut_off(true);
+        let (mut two, directory, inner) = unheard(Kind::Directory).await;
         // Both rename it: about the new name they agree.
         rename(&two.one, directory, "old", directory, "new").await;
         drain(&two.one).await;
         rename(&two.two, directory, "old", directory, "new").await;
         create(&two.two, inner, "file", Kind::File).await;
         common::two::change_mode(&two.two, inner, 0o700).await;
-        assert!(two.two.cut().await.unwrap());
-        two.lines.names.shut(true);
-        two.lines.cut_off(false);
-        tokio::time::timeout(PATIENCE, two.lines.names.came(3)).await.expect("all names are asked for");
-        // They are answered, and what they name goes before that is asked for.
+        is_refused(&two, 3).await;
         unlink(&two.one, directory, "new").await;
         drain(&two.one).await;
-        two.lines.names.shut(false);
-        if dies {
-            two.lines.deafen(false);
-            two.two.sync_all().await.unwrap();
-            two.two_dies().await;
-        }
-        drain(&two.two).await;
-        two.lines.deafen(false);
-        two.settle().await;
-        let found = picture(&two.one).await;
-        assert_eq!(found, picture(&two.two).await, "{dies}");
+        let found = goes_on(&mut two, dies).await;
         assert!(found.contains_key("/directory/new/file"), "{dies}: {:?}", found.keys());
         two.close().await;
     }
 }
 
 #[tokio::test]
-async fn what_was_in_a_directory_that_is_removed_while_a_refusal_is_looked_at_is_not_believed_to_be_there() {
+async fn a_directory_that_comes_back_is_not_believed_to_have_kept_what_was_in_it() {
     for dies in [false, true] {
-        let mut two = common::two::Two::new().await;
-        let root = two.root.inode;
-        let directory = create(&two.one, root, "directory", Kind::Directory).await;
-        let file = create(&two.one, directory, "old", Kind::File).await;
-        two.tell_two().await;
-        picture(&two.two).await;
-        two.lines.deafen(true);
-        two.lines.cut_off(true);
+        let (mut two, directory, file) = unheard(Kind::File).await;
         // Both rename it: about the new name they agree.
         rename(&two.one, directory, "old", directory, "new").await;
         drain(&two.one).await;
         rename(&two.two, directory, "old", directory, "new").await;
         write(&two.two, file, 0, b"ours").await;
-        assert!(two.two.cut().await.unwrap());
-        two.lines.names.shut(true);
-        two.lines.cut_off(false);
-        tokio::time::timeout(PATIENCE, two.lines.names.came(2)).await.expect("all names are asked for");
-        // They are answered, and the directory goes before that is asked for.
-        rename(&two.one, directory, "new", root, "outside").await;
-        unlink(&two.one, root, "directory").await;
+        is_refused(&two, 2).await;
+        rename(&two.one, directory, "new", two.root.inode, "outside").await;
+        unlink(&two.one, two.root.inode, "directory").await;
         drain(&two.one).await;
-        two.lines.names.shut(false);
-        if dies {
-            two.lines.deafen(false);
-            two.two.sync_all().await.unwrap();
-            two.two_dies().await;
-        }
-        drain(&two.two).await;
-        two.lines.deafen(false);
-        two.settle().await;
-        let found = picture(&two.one).await;
-        assert_eq!(found, picture(&two.two).await, "{dies}");
-        let fresh = open_on(&MemoryDisk::new(), &two.bucket, &two.root, plain()).await;
-        assert_eq!(found, picture(&fresh).await, "{dies}");
-        assert!(found["/outside"].3 == b"ours", "{dies}: {:?}", found.keys());
-        fresh.close().await.unwrap();
+        let found = goes_on(&mut two, dies).await;
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["/directory", "/directory/new", "/outside"], "{dies}");
+        assert!(found["/directory/new"].3 == b"ours", "{dies}");
         two.close().await;
     }
 }

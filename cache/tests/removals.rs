@@ -4,7 +4,6 @@ mod common;
 
 use common::two::{Two, change_mode, link, links};
 use common::*;
-use std::time::Duration;
 use strewn_cache::disk::MemoryDisk;
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
@@ -20,6 +19,19 @@ async fn apart() -> (Two, InodeId) {
     picture(&two.two).await;
     two.lines.cut_off(true);
     (two, file)
+}
+
+/// Both write one more file, so that everything on its way is taken apart once.
+async fn contest(two: &Two) {
+    two.lines.cut_off(false);
+    let other = create(&two.one, two.root.inode, "other", Kind::File).await;
+    two.tell_two().await;
+    assert_eq!(lookup(&two.two, two.root.inode, "other").await, Some(other));
+    read_all(&two.two, other).await;
+    two.lines.cut_off(true);
+    write(&two.one, other, 0, b"theirs").await;
+    drain(&two.one).await;
+    write(&two.two, other, 0, b"ours").await;
 }
 
 /// The first mount writes it anew and sends that.
@@ -218,15 +230,7 @@ async fn the_directories_come_back_that_it_was_in() {
 async fn what_was_written_here_before_goes_with_the_file() {
     for (cuts, dies) in [(0, false), (1, false), (2, false), (3, false), (1, true), (3, true)] {
         let (mut two, file) = apart().await;
-        two.lines.cut_off(false);
-        let other = create(&two.one, two.root.inode, "other", Kind::File).await;
-        two.tell_two().await;
-        picture(&two.two).await;
-        two.lines.cut_off(true);
-        // Everything is to be taken apart once, for another file.
-        write(&two.one, other, 0, b"theirs").await;
-        drain(&two.one).await;
-        write(&two.two, other, 0, b"ours").await;
+        contest(&two).await;
         if cuts > 2 {
             assert!(two.two.cut().await.unwrap());
         }
@@ -347,7 +351,7 @@ async fn answered(two: &Two) {
     two.lines.cut_off(false);
     let answered = async {
         while two.two.status().queued_cuts > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, answered).await.expect("in time");
@@ -381,15 +385,7 @@ async fn what_was_to_be_written_here_does_not_pass_for_what_was_written_elsewher
 async fn what_was_to_be_written_here_is_no_change_elsewhere() {
     for dies in [false, true] {
         let (mut two, file) = apart().await;
-        two.lines.cut_off(false);
-        let other = create(&two.one, two.root.inode, "other", Kind::File).await;
-        two.tell_two().await;
-        picture(&two.two).await;
-        two.lines.cut_off(true);
-        // For this one everything is taken apart.
-        write(&two.one, other, 0, b"theirs").await;
-        drain(&two.one).await;
-        write(&two.two, other, 0, b"ours").await;
+        contest(&two).await;
         write(&two.two, file, 5, b"in vain").await;
         assert!(two.two.cut().await.unwrap());
         unlink(&two.two, two.root.inode, "file").await;
@@ -492,14 +488,7 @@ async fn what_was_written_elsewhere_to_a_file_that_is_only_open_here_stays() {
 async fn an_open_file_without_a_name_stays_readable_when_something_else_is_refused() {
     for dies in [false, true] {
         let (mut two, file) = only_open().await;
-        two.lines.cut_off(false);
-        let other = create(&two.one, two.root.inode, "other", Kind::File).await;
-        two.tell_two().await;
-        read_all(&two.two, lookup(&two.two, two.root.inode, "other").await.unwrap()).await;
-        two.lines.cut_off(true);
-        write(&two.one, other, 0, b"theirs").await;
-        drain(&two.one).await;
-        write(&two.two, other, 0, b"ours").await;
+        contest(&two).await;
         unlink(&two.two, two.root.inode, "file").await;
         assert!(two.two.cut().await.unwrap());
         answered(&two).await;
