@@ -21,6 +21,11 @@ pub(crate) fn flush() -> Outcome {
     written(std::io::stdout().flush())
 }
 
+/// Does what waits for whoever is at the other end of a pipe, for ever perhaps: a signal can end the command meanwhile.
+pub(crate) async fn waiting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
 fn written(result: std::io::Result<()>) -> Outcome {
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {

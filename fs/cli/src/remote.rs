@@ -126,9 +126,8 @@ async fn enter(
         kind = entry.kind;
         entries.push(entry);
     }
-    let settings = service.settings().bucket;
-    let read_only = is_read_only(grant);
-    Ok((Opened { uplink, service, bucket: settings, starts: bucket.starts, root, kind, place, read_only }, entries))
+    let (id, starts, read_only) = (service.settings().bucket, bucket.starts, is_read_only(grant));
+    Ok((Opened { uplink, service, bucket: id, starts, root, kind, place, read_only }, entries))
 }
 
 /// Connects under a grant. Nothing is asked of the network yet.

@@ -6,7 +6,7 @@ use crate::commands::AccessArg;
 use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
 use crate::mounted;
-use crate::output::UploadProgress;
+use crate::output::{self, UploadProgress, waiting};
 use crate::remote::Opened;
 use crate::{config, remote};
 use std::sync::Arc;
@@ -45,6 +45,15 @@ impl Session {
     /// Another place in the same session, by its path in the bucket.
     pub(crate) fn within(&self, place: &Remote) -> Outcome<Remote> {
         self.opened.within(place)
+    }
+
+    /// Writes a file to standard output.
+    pub(crate) async fn print(&self, place: &Remote) -> Outcome {
+        let mut reader = self.paths.read(place.path.as_bytes()).await.at(place)?;
+        while let Some(bytes) = reader.next().await.at(place)? {
+            waiting(move || output::write(&bytes)).await?;
+        }
+        waiting(output::flush).await
     }
 
     /// True if nothing above `place` is open.

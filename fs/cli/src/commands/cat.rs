@@ -3,8 +3,7 @@
 use super::AccessArg;
 use crate::error::{Each, Outcome};
 use crate::location::Remote;
-use crate::output;
-use crate::session::{At, Session};
+use crate::session::Session;
 
 /// Write files to standard output
 #[derive(Debug, clap::Args)]
@@ -27,11 +26,7 @@ impl Cat {
 
     async fn write(&self, place: &Remote) -> Outcome {
         let (session, place) = Session::open(&self.access, place).await?;
-        let mut reader = session.paths.read(place.path.as_bytes()).await.at(&place)?;
-        while let Some(bytes) = reader.next().await.at(&place)? {
-            output::write(&bytes)?;
-        }
-        output::flush()?;
+        session.print(&place).await?;
         session.finish().await
     }
 }

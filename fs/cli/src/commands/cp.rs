@@ -6,7 +6,6 @@ mod upload;
 use super::AccessArg;
 use crate::error::{Context, Failure, Outcome};
 use crate::location::{Location, Remote};
-use crate::output;
 use crate::session::{At, Session};
 use crate::signals::Signals;
 use std::io::Read;
@@ -90,11 +89,7 @@ impl Cp {
 
     async fn download_standard(&self, from: &Remote) -> Outcome {
         let (session, from) = Session::open(&self.access, from).await?;
-        let mut reader = session.paths.read(from.path.as_bytes()).await.at(&from)?;
-        while let Some(bytes) = reader.next().await.at(&from)? {
-            waiting(move || output::write(&bytes)).await?;
-        }
-        waiting(output::flush).await?;
+        session.print(&from).await?;
         session.finish_as(self.quiet).await
     }
 
@@ -116,11 +111,6 @@ impl Cp {
 
 /// Bytes moved at a time.
 const BUFFER: usize = 1 << 20;
-
-/// Does what waits for whoever is at the other end of a pipe, for ever perhaps: a signal ends the command meanwhile.
-async fn waiting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
 
 /// Refuses a directory without `--recursive`.
 fn needs_recursive(recursive: bool, what: &dyn std::fmt::Display) -> Outcome {

@@ -1,9 +1,9 @@
 //! From a bucket onto the local disk.
 
-use super::{needs_recursive, shown, waiting};
+use super::{needs_recursive, shown};
 use crate::error::{Context, Failure, Outcome};
 use crate::location::Remote;
-use crate::output;
+use crate::output::{self, waiting};
 use crate::session::{At, Session};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::ffi::OsStr;
