@@ -28,7 +28,7 @@ use crate::cut::batch::Batch;
 use crate::cut::seal::draw;
 use crate::record::{Mutation, Rebase};
 use crate::shared::{Shared, State};
-use crate::tree::{Conflict, Tree};
+use crate::tree::{Conflict, Tree, since_1970};
 use crate::{Error, Invalidation, Name};
 use copies::Copies;
 use merge::merge;
@@ -37,7 +37,6 @@ use returning::{Returning, bring_back};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 use strewn_engine::bucket::{self, Kind, Operation, Refusal};
 use strewn_engine::ids::{InodeId, MountId};
 use way::{InodeFound, NameFound, OnTheWay, changes_of};
@@ -348,7 +347,7 @@ impl Shared {
         what: &str,
         taken: &mut BTreeSet<(InodeId, Name)>,
     ) -> Name {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = since_1970();
         let host: String = self.options.host.chars().filter(|c| c.is_ascii_graphic() && *c != '/').take(40).collect();
         let slot = |name: &Name| tree.node(directory).and_then(|node| node.directory.as_deref()?.slot(name));
         let mut number = 0;

@@ -98,6 +98,7 @@ impl Tree {
     }
 }
 
-fn since_1970() -> u64 {
+/// Now, in seconds since 1970.
+pub(crate) fn since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -26,7 +26,7 @@ mod transaction;
 mod warm;
 
 pub(crate) use apply::{Misfit, SetTimes};
-pub(crate) use conflicts::Conflict;
+pub(crate) use conflicts::{Conflict, since_1970};
 pub(crate) use directory::{Directory, Slot};
 pub(crate) use insert::{Before, Listing, Loaded, Taken};
 pub(crate) use news::{AllMissed, Missed};

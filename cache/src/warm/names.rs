@@ -10,8 +10,9 @@
 //! - **N2.** They are used by the very next opening or never. Opening the index takes the mark away, durably; and it counts
 //!   only if the journal ends where it ended then, so that rows of before any change made here are never believed.
 //! - **N3.** Before a row is used the feed is asked what came after it. What changed is left out, directories are loaded
-//!   anew; if the feed lost track all is left out. If the network is away, or is not done after [`CATCH_UP`], what was
-//!   not heard of is used as a mount uses it whose network is away: the feed is followed from there.
+//!   anew; if the feed lost track all is left out. If the network is away, owes an answer for [`NEWS_ANSWER`], or is not
+//!   done after [`CATCH_UP`], what was not heard of is used as a mount uses it whose network is away: the feed is followed
+//!   from there.
 //! - **N4.** What the journal knows wins, as it does over rows of the network.
 //!
 //! Not kept: what is known not to be there, extents, children that memory had no room for.
@@ -36,7 +37,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long an opening waits for the feed to tell what changed since the close, and a close for the last news.
 const CATCH_UP: Duration = Duration::from_secs(3);
-/// How long it waits for each answer: a drive is to be usable within a second, also if the satellite hangs.
+/// How long an opening waits for each answer of the feed: a drive is to be usable within a second, also if the satellite hangs.
 const NEWS_ANSWER: Duration = Duration::from_millis(500);
 /// How long an opening spends on loading anew what changed; the rest is left out.
 const RENEW: Duration = Duration::from_secs(3);

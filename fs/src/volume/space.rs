@@ -30,7 +30,8 @@ impl Volume {
         if asks && let Ok(Ok(usage)) = tokio::time::timeout(PATIENCE, self.cache.usage()).await {
             *self.usage.lock() = Some(usage);
         }
-        match *self.usage.lock() {
+        let known = *self.usage.lock();
+        match known {
             Some(usage) => Space::of_usage(usage),
             None => Space::of_cache(self.cache.status().cache_budget),
         }

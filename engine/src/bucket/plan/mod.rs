@@ -101,7 +101,7 @@ pub struct Plan {
     pub runs: Vec<(RunId, RunChange)>,
     /// By how much the references of segments change.
     pub segments: Vec<(SegmentId, i64)>,
-    /// By how much the bytes that extents cover change. Holes count as nothing, so that sizes, which anybody sets, are never summed up.
+    /// By how much the bytes that extents cover change. Sizes are never summed up: anybody sets them to anything.
     pub bytes: i64,
     /// By how much the number of inodes changes.
     pub inode_count: i64,
