@@ -244,13 +244,18 @@ pub(crate) fn sh(dir: &Path, line: &str) -> String {
     run(Command::new("bash").args(["-euo", "pipefail", "-c", line]).current_dir(dir).env("LC_ALL", "C"))
 }
 
-/// True if rsync finds no difference in bytes, modes, owners, times, links, ACLs and extended attributes.
+/// What differs between two trees, as rsync tells it: bytes, modes, owners, times, links and extended attributes.
 #[track_caller]
-pub(crate) fn assert_same_tree(left: &Path, right: &Path) {
+pub(crate) fn differences(left: &Path, right: &Path) -> String {
     let slash = |path: &Path| format!("{}/", path.display());
     let mut rsync = Command::new("rsync");
-    rsync.args(["-aHXnc", "--delete", "--itemize-changes"]).arg(slash(left)).arg(slash(right));
-    let differences = run(&mut rsync);
+    run(rsync.args(["-aHXnc", "--delete", "--itemize-changes"]).arg(slash(left)).arg(slash(right)))
+}
+
+/// Nothing differs between two trees.
+#[track_caller]
+pub(crate) fn assert_same_tree(left: &Path, right: &Path) {
+    let differences = differences(left, right);
     assert!(differences.is_empty(), "{} and {} differ:\n{differences}", left.display(), right.display());
 }
 

@@ -1,6 +1,6 @@
 //! Two mounts of one bucket: what is exclusive is exclusive on both, and what changes on one shows on the other.
 
-use crate::harness::{Drive, kill, run, wait_until};
+use crate::harness::{Drive, differences, kill, run, sh, wait_until};
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -113,4 +113,43 @@ fn a_mount_that_is_alone_holds_all_names() {
     fs::create_dir(other.join("theirs")).expect("it is made");
     assert_ne!(lease(drive.path()).as_deref(), Some("all"));
     run(drive.strewn(["umount"]).arg(&other));
+}
+
+/// What commands may say when somebody else removes or makes what they work on.
+const EXPECTED: [&str; 4] = ["No such file or directory", "File exists", "Directory not empty", "Stale file handle"];
+
+/// Removes trees and copies them anew, whatever happens to them meanwhile. What the commands complained about.
+fn replace_trees(mount: &Path, source: &Path, seed: usize) -> String {
+    let rounds = std::env::var("STREWN_ROUNDS").map_or(60, |rounds| rounds.parse().expect("a number"));
+    let replace = format!("rm -rf $tree 2>&1 || :; cp -a {} $tree 2>&1 || :", source.display());
+    sh(mount, &format!("RANDOM={seed}; for round in $(seq {rounds}); do tree=x$((RANDOM % 4)); {replace}; done"))
+}
+
+#[test]
+fn trees_that_both_remove_and_copy_are_the_same_everywhere_in_the_end() {
+    let drive = Drive::up();
+    let (other, fresh, source) = (second(&drive), drive.beside("fresh"), drive.beside("source"));
+    fs::create_dir(&source).expect("a directory");
+    sh(
+        &source,
+        "for d in 1 2 3; do mkdir -p s$d/t; for f in 1 2 3 4 5; do head -c 5000 /dev/urandom > s$d/t/f$f; done; done",
+    );
+    let (mounts, source) = ([drive.path(), &other], source.as_path());
+    let said: Vec<String> = std::thread::scope(|scope| {
+        let both = [0, 1].map(|seed| scope.spawn(move || replace_trees(mounts[seed], source, seed + 1)));
+        both.into_iter().map(|one| one.join().expect("it ends")).collect()
+    });
+    for line in said.iter().flat_map(|said| said.lines()) {
+        assert!(EXPECTED.iter().any(|expected| line.ends_with(expected)), "{line}");
+    }
+    for mount in [mounts, mounts].concat() {
+        run(drive.strewn(["sync", "--timeout", "5m"]).arg(mount));
+    }
+    drive.mount("drive", &fresh, &drive.access(), &drive.beside("fresh-cache"));
+    for mount in mounts {
+        wait_until("both show what the network has", || differences(mount, &fresh).is_empty());
+    }
+    for mount in [&fresh, &other] {
+        run(drive.strewn(["umount"]).arg(mount));
+    }
 }
