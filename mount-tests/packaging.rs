@@ -78,6 +78,11 @@ fn an_installation_mounts_by_its_helpers_and_can_be_taken_away() {
     }
     run(drive.helper(&root.join("sbin/umount.fuse.strewn")).arg(&mountpoint));
     assert!(!is_mounted(&mountpoint), "it waits until the drive is gone");
+    run(drive.helper(&root.join("sbin/mount.strewn")).arg("drive").arg(&mountpoint).args(["-o", &options]));
+    let open = std::fs::File::open(mountpoint.join("file")).unwrap();
+    run(drive.helper(&root.join("sbin/umount.fuse.strewn")).arg(&mountpoint).arg("-l"));
+    assert!(!is_mounted(&mountpoint), "although a file is open");
+    drop(open);
     let back = drive.beside("back");
     run(drive.strewn(["cp", "strewn://drive/file"]).arg(&back));
     sh(&back.with_file_name(""), "cmp copy back");

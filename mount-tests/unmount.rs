@@ -121,6 +121,30 @@ fn without_waiting_the_queue_is_kept_for_the_next_mount() {
     sh(&back, "sha256sum -c ../sum");
 }
 
+#[test]
+fn a_lazy_unmount_waits_for_nobody() {
+    let drive = Drive::up();
+    sh(drive.path(), "echo kept > file");
+    let open = std::fs::File::open(drive.path().join("file")).unwrap();
+    let pid = drive.mount_pid();
+    run(drive.strewn(["umount", "--no-wait", "--lazy"]).arg(drive.path()));
+    assert!(!is_mounted(drive.path()), "a file is open");
+    assert_eq!(std::io::read_to_string(&open).unwrap(), "kept\n");
+    drop(open);
+    wait_until("nothing is open", || !Path::new(&format!("/proc/{pid}")).exists());
+
+    drive.mount("drive", drive.path(), &drive.access(), &drive.cache());
+    let pid = drive.mount_pid();
+    let process = Pid::from_raw(pid as i32).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let unmounted = output(drive.strewn(["umount", "--no-wait", "--lazy"]).arg(drive.path()));
+    assert!(unmounted.status.success() && !is_mounted(drive.path()), "its process hangs");
+    let said = String::from_utf8(unmounted.stderr).unwrap();
+    assert!(said.contains("does not answer"), "{said}");
+    kill_process(process, Signal::CONT).unwrap();
+    wait_until("it notices", || !Path::new(&format!("/proc/{pid}")).exists());
+}
+
 /// A mount in the foreground, as a service manager runs it.
 fn foreground(drive: &Drive, mountpoint: &Path, cache: &Path) -> (Child, BufReader<impl Read>) {
     std::fs::create_dir_all(mountpoint).unwrap();

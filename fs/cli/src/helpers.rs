@@ -67,16 +67,20 @@ fn remount(options: &[OsString]) -> Option<String> {
     words.contains(&"remount").then(|| [&["remount"], &changed[..]].concat().join(","))
 }
 
+/// umount(8) names the directory before the flags.
 fn umount(given: &[OsString]) -> Outcome<Vec<OsString>> {
+    let (flags, places): (Vec<&OsString>, Vec<&OsString>) =
+        given.iter().partition(|argument| argument.as_encoded_bytes().starts_with(b"-"));
     let mut arguments: Vec<OsString> = ["strewn", "umount"].map(OsString::from).into();
-    for argument in given {
-        match argument.to_str() {
+    for flag in flags {
+        match flag.to_str() {
             Some("-f") => arguments.push("--no-wait".into()),
-            Some("-l") => arguments.extend(["--no-wait".into(), "--lazy".into()]),
-            Some(flag) if flag.starts_with('-') => {}
-            _ => arguments.extend(["--".into(), argument.clone()]),
+            Some("-l") => arguments.extend(["--no-wait", "--lazy"].map(OsString::from)),
+            _ => {}
         }
     }
+    arguments.push("--".into());
+    arguments.extend(places.into_iter().cloned());
     Ok(arguments)
 }
 
@@ -106,7 +110,7 @@ mod tests {
         );
         assert_eq!(translate("mount.fuse.strewn drive /mnt -v"), "strewn mount --detach -- drive /mnt");
         assert_eq!(translate("/sbin/umount.fuse.strewn /mnt -v"), "strewn umount -- /mnt");
-        assert_eq!(translate("umount.fuse.strewn -l /mnt"), "strewn umount --no-wait --lazy -- /mnt");
+        assert_eq!(translate("umount.fuse.strewn /mnt -l"), "strewn umount --no-wait --lazy -- /mnt");
         assert_eq!(translate("umount.fuse.strewn -f /mnt"), "strewn umount --no-wait -- /mnt");
         assert_eq!(translate("strewn ls x"), "strewn ls x");
     }

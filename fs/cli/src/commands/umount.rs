@@ -2,12 +2,18 @@
 
 use crate::config;
 use crate::control::{Pending, Request};
-use crate::error::{Failure, Outcome};
+use crate::error::{Context, Failure, Outcome};
 use crate::output;
 use crate::register::{self, Mount};
 use crate::waiting::{self, Patience};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use strewn_fs::mount::MountPoint;
+use tokio::time::timeout;
+
+/// How long the process that serves a drive may take to take it out of the tree of files, before that is done without it.
+const UNANSWERED: Duration = Duration::from_secs(3);
 
 /// Unmount a drive, waiting until the network has everything
 ///
@@ -48,7 +54,10 @@ impl Umount {
         };
         self.check(&mount)?;
         let request = Request::Unmount { wait: !self.no_wait, lazy: self.lazy, timeout_ms: self.patience.millis() };
-        let waited = waiting::wait(&mount, request).await?;
+        let waited = match timeout(self.allowed(), waiting::wait(&mount, request)).await {
+            Ok(waited) => waited?,
+            Err(_) => return self.detach(Failure::new("the process that serves the drive does not answer")),
+        };
         if waited.outcome.is_ok() && !waited.left.is_nothing() {
             let cache = mount.cache.display();
             eprintln!("{} not on the network yet: kept in {cache} for the next mount", waited.left);
@@ -75,6 +84,19 @@ impl Umount {
         output::json(&Unmounted { mountpoint, unmounted: error.is_none(), pending, error })
     }
 
+    /// Who waits for nothing does not wait for a process that hangs either.
+    fn allowed(&self) -> Duration {
+        if self.lazy && self.no_wait { UNANSWERED } else { Duration::MAX }
+    }
+
+    /// Takes the drive out of the tree of files without its process, which notices that and goes on uploading.
+    fn detach(&self, reason: Failure) -> Outcome {
+        let detached = MountPoint::find(&self.mountpoint).and_then(|point| point.detach());
+        detached.context(reason.message())?;
+        eprintln!("{}: detached without it", reason.message());
+        self.tell(&self.mountpoint, None, &Ok(()))
+    }
+
     /// A mount whose process is gone has nothing to drain here: it is taken away, and its cache keeps what was pending.
     fn clean_stale(&self, failure: Failure) -> Outcome {
         let mountpoint = &self.mountpoint;
@@ -84,6 +106,8 @@ impl Umount {
                 eprintln!("removed the stale mount at {at}; what was pending goes up at the next mount");
                 self.tell(mountpoint, None, &Ok(()))
             }
+            // Another user's, perhaps.
+            Ok(false) if self.lazy && self.no_wait => self.detach(failure),
             // What cannot be looked at has no stale mount of ours: the first reason says more.
             Ok(false) | Err(_) => Err(failure),
         }

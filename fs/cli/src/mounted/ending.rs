@@ -189,11 +189,15 @@ impl Ending<'_> {
             Drained::Failed(failure) => return refuse(wish, failure),
         }
         let unmounted = match wish.lazy {
-            true => self.live.point.unmount_or_detach().map(drop),
-            false => self.live.point.unmount(),
+            true => self.live.point.unmount_or_detach(),
+            false => self.live.point.unmount().map(|()| false),
         };
         match unmounted.context("cannot unmount") {
-            Ok(()) => {
+            Ok(in_use) => {
+                if in_use {
+                    // Nobody waits for those who have files open, as with umount(8).
+                    std::mem::take(&mut wish.askers).answer(&Ok(()));
+                }
                 // A detached drive is served until nothing on it is open; a signal ends that too.
                 loop {
                     tokio::select! {
