@@ -188,7 +188,7 @@ impl Shared {
         let (given_up, returning) = (way.given_up(state, circular), way.returning(state));
         let mut verdict = Verdict { given_up, returning, ..Verdict::default() };
         verdict.record.extend([Mutation::Uncut { from: way.first, number }, Mutation::Stream { mount, number }]);
-        copies.name(state, &mut verdict);
+        copies.name(state, &way, &mut verdict);
         let mut lost = Vec::new();
         let lost_names = way.lost_names(state);
         for (inode, found) in &way.inodes {

@@ -1,7 +1,7 @@
 //! Copies of files whose content changed on both sides. They are made as open files without a name, which a crash takes away,
 //! and get their names in the record that takes the cuts apart: a crash leaves all of it or nothing.
 
-use super::way::InodeFound;
+use super::way::{InodeFound, OnTheWay};
 use super::{CONFLICT, COPY_STEP, INCOMPLETE, Verdict};
 use crate::content::map::{Fill, Part};
 use crate::shared::{Shared, State};
@@ -105,11 +105,12 @@ impl<'a> Copies<'a> {
 
     /// Names the copies beside their files, in the record that takes the cuts apart; in the root if no name is known here, as
     /// after a restart. A file without any name needs no copy.
-    pub(super) fn name(&self, state: &State, verdict: &mut Verdict) {
+    pub(super) fn name(&self, state: &State, way: &OnTheWay, verdict: &mut Verdict) {
         let named = |inode: InodeId| state.tree.node(inode).is_some_and(|node| node.links > 0);
         for made in self.copies.iter().filter(|made| made.named && named(made.file)) {
-            let unknown = || (state.tree.root, Name::new(made.file.to_string().as_bytes()).expect("hexadecimal"));
-            let (directory, name) = state.tree.name_of(made.file).unwrap_or_else(unknown);
+            let unknown = || Name::new(made.file.to_string().as_bytes()).expect("hexadecimal");
+            let had = || (state.tree.root, way.name_before(made.file).cloned().unwrap_or_else(unknown));
+            let (directory, name) = state.tree.name_of(made.file).unwrap_or_else(had);
             let what = if made.whole { CONFLICT } else { INCOMPLETE };
             let name = self.shared.conflict_name(&state.tree, directory, &name, what, &mut verdict.taken);
             verdict.conflicts.push(self.shared.note_conflict(&state.tree, made.copy, directory, &name));

@@ -78,6 +78,11 @@ impl OnTheWay {
         found.row.as_ref().is_none_or(|row| written && goes(row))
     }
 
+    /// A name that a file was known to have on the network.
+    pub(super) fn name_before(&self, file: InodeId) -> Option<&Name> {
+        self.names.iter().find(|(_, found)| found.expected == Some(file)).map(|((_, name), _)| name)
+    }
+
     /// How many of the names that they have on the network files lose.
     pub(super) fn lost_names(&self, state: &State) -> BTreeMap<InodeId, u32> {
         let mut lost = BTreeMap::new();

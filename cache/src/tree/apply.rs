@@ -333,7 +333,7 @@ impl Tree {
         (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_sub(1);
-            self.note_last_name(inode);
+            self.note_lost_name(inode);
         }
     }
 

@@ -79,9 +79,9 @@ impl Tree {
         self.removed.0.get(&inode).map(|(seen, _)| *seen)
     }
 
-    /// Notes that a file may be losing its last name; it is as it was before.
-    pub(super) fn note_last_name(&mut self, inode: InodeId) {
-        let Some(node) = self.node(inode).filter(|node| node.is_nameless() && node.version > 0) else { return };
+    /// Notes that a file loses a name, which may be its last one: others may have taken the rest. It is as it was before.
+    pub(super) fn note_lost_name(&mut self, inode: InodeId) {
+        let Some(node) = self.node(inode).filter(|node| node.version > 0) else { return };
         let seen = LastSeen::of(node);
         self.removed.add(inode, seen, 0);
     }
