@@ -122,6 +122,22 @@ fn without_waiting_the_queue_is_kept_for_the_next_mount() {
 }
 
 #[test]
+fn bind_mounts_of_a_drive_are_unmounted_like_others() {
+    let drive = Drive::up();
+    sh(drive.path(), "mkdir sub; echo 1 > sub/file; echo 2 > target");
+    let (bound, target) = (drive.beside("bound"), drive.path().join("target"));
+    std::fs::create_dir(&bound).unwrap();
+    run(Command::new("mount").arg("--bind").arg(drive.path().join("sub")).arg(&bound));
+    run(Command::new("mount").arg("--bind").arg(drive.path().join("sub/file")).arg(&target));
+    for (place, before, after) in [(&bound.join("file"), "1\n", None), (&target, "1\n", Some("2\n"))] {
+        assert_eq!(std::fs::read_to_string(place).unwrap(), before);
+        run(drive.strewn(["umount"]).arg(if after.is_some() { &target } else { &bound }));
+        assert_eq!(std::fs::read_to_string(place).ok().as_deref(), after);
+    }
+    assert!(is_mounted(drive.path()));
+}
+
+#[test]
 fn a_lazy_unmount_waits_for_nobody() {
     let drive = Drive::up();
     sh(drive.path(), "echo kept > file");

@@ -4,7 +4,7 @@ use crate::control::Pending;
 use crate::error::{Context, Failure, Outcome};
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Prints one line to standard output. A closed pipe ends the command, as SIGPIPE would, not with a panic.
 pub(crate) fn line(text: impl std::fmt::Display) -> Outcome {
@@ -94,10 +94,13 @@ pub(crate) struct UploadProgress {
     bar: ProgressBar,
     most: u64,
     terminal: bool,
-    said: Option<std::time::Instant>,
+    /// When the next line is due.
+    due: Instant,
 }
 
-/// How often progress is said when there is no terminal.
+/// When progress is said first if there is no terminal: what takes less is not worth a line in somebody's log.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+/// How often it is said after that.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 impl UploadProgress {
@@ -109,7 +112,7 @@ impl UploadProgress {
             ProgressStyle::with_template("{spinner} uploading {bar:30} {binary_bytes}/{binary_total_bytes} {msg}");
         let bar = ProgressBar::with_draw_target(Some(0), target);
         bar.set_style(style.expect("the template is constant and valid"));
-        Self { bar, most: 0, terminal, said: None }
+        Self { bar, most: 0, terminal, due: Instant::now() + SAY_AFTER }
     }
 
     /// Shows a report.
@@ -122,9 +125,9 @@ impl UploadProgress {
             self.bar.set_message(message);
         } else if pending.is_nothing() {
             // Nothing to wait for is nothing to say.
-        } else if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+        } else if self.due <= Instant::now() {
             say(format_args!("uploading: {message}"));
-            self.said = Some(std::time::Instant::now());
+            self.due = Instant::now() + SAY_EVERY;
         }
     }
 

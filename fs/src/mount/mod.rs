@@ -234,6 +234,12 @@ impl MountPoint {
         self.entry.id
     }
 
+    /// True if this only shows a drive that is mounted elsewhere, or a part of it: a bind mount.
+    pub fn is_bound(&self) -> io::Result<bool> {
+        let same = |other: &MountEntry| other.device == self.entry.device && other.id != self.entry.id;
+        Ok(self.entry.root != Path::new("/") || table::read()?.iter().any(same))
+    }
+
     /// True while the mount is in the mount table.
     pub fn is_mounted(&self) -> io::Result<bool> {
         Ok(table::read()?.iter().any(|entry| self.is(entry)))

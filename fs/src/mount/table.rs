@@ -18,6 +18,8 @@ pub struct MountEntry {
     pub parent: u64,
     /// Device number, `major:minor`: the name of its FUSE connection.
     pub device: (u32, u32),
+    /// What of the drive it shows: `/` for all of it.
+    pub root: PathBuf,
     /// Where it is mounted.
     pub path: PathBuf,
     /// Its type, with subtype.
@@ -55,7 +57,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let parent = number(fields.next()?)?;
     let device = std::str::from_utf8(fields.next()?).ok()?;
     let (major, minor) = device.split_once(':')?;
-    let _root = fields.next()?;
+    let root = unescape(fields.next()?);
     let path = unescape(fields.next()?);
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
@@ -64,6 +66,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         id,
         parent,
         device: (major.parse().ok()?, minor.parse().ok()?),
+        root: PathBuf::from(OsString::from_vec(root)),
         path: PathBuf::from(OsString::from_vec(path)),
         fs_type,
         source,

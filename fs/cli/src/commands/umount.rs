@@ -49,10 +49,9 @@ struct Unmounted<'a> {
 impl Umount {
     pub(crate) async fn run(self) -> Outcome {
         let mount = match register::serving(&self.mountpoint) {
-            Ok(mount) => mount,
-            Err(failure) => return self.clean_stale(failure),
+            Ok(mount) if self.is_mountpoint_of(&mount)? => mount,
+            other => return self.other(other),
         };
-        self.check(&mount)?;
         let request = Request::Unmount { wait: !self.no_wait, lazy: self.lazy, timeout_ms: self.patience.millis() };
         let waited = match timeout(self.allowed(), waiting::wait(&mount, request)).await {
             Ok(waited) => waited?,
@@ -66,14 +65,26 @@ impl Umount {
         waited.outcome
     }
 
-    /// A path inside of a drive is no mountpoint, as for umount(8).
-    fn check(&self, mount: &Mount) -> Outcome {
+    fn is_mountpoint_of(&self, mount: &Mount) -> Outcome<bool> {
         let path = config::absolute(&self.mountpoint)?;
-        if path == mount.mountpoint || register::resolve_parent(&path) == mount.mountpoint {
-            return Ok(());
+        Ok(path == mount.mountpoint || register::resolve_parent(&path) == mount.mountpoint)
+    }
+
+    /// What no process of this user is mounted on: the place of a bind mount, which the kernel takes away as every other.
+    fn other(&self, serving: Outcome<Mount>) -> Outcome {
+        let path = self.mountpoint.display();
+        if let Ok(point) = MountPoint::find(&self.mountpoint)
+            && point.is_bound().context("reading the mount table")?
+        {
+            let unmounted = if self.lazy { point.detach() } else { point.unmount() };
+            unmounted.context("cannot unmount")?;
+            return self.tell(&self.mountpoint, None, &Ok(()));
         }
-        Err(Failure::new(format!("{} is not a mountpoint", self.mountpoint.display()))
-            .hint(format!("it is on the drive mounted on {}", mount.mountpoint.display())))
+        match serving {
+            Ok(mount) => Err(Failure::new(format!("{path} is not a mountpoint"))
+                .hint(format!("it is on the drive mounted on {}", mount.mountpoint.display()))),
+            Err(failure) => self.clean_stale(failure),
+        }
     }
 
     fn tell(&self, mountpoint: &Path, pending: Option<Pending>, outcome: &Outcome) -> Outcome {
