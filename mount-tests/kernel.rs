@@ -166,3 +166,22 @@ fn access_times_are_kept_as_the_mount_was_asked_to() {
         run(drive.strewn(["umount"]).arg(drive.path()));
     }
 }
+
+#[test]
+fn renaming_what_a_listing_shows_comes_to_an_end() {
+    let drive = Drive::up();
+    sh(drive.path(), "mkdir d; cd d; touch $(seq 3000)");
+    let directory = drive.path().join("d");
+    let mut listing = std::fs::read_dir(&directory).unwrap();
+    let mut seen = 0;
+    // More than the kernel reads at a time, so that it asks for the rest after the first were renamed.
+    while let Some(entry) = listing.next() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        std::fs::rename(directory.join(&name), directory.join(format!("{name}x"))).unwrap();
+        seen += 1;
+        assert!(seen <= 3000, "{name}");
+    }
+    assert_eq!(seen, 3000);
+    let renamed = std::fs::read_dir(&directory).unwrap();
+    assert_eq!(renamed.filter(|entry| entry.as_ref().unwrap().path().to_str().unwrap().ends_with('x')).count(), 3000);
+}

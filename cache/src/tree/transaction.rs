@@ -191,6 +191,12 @@ impl<'a> Transaction<'a> {
         Ok(entries.after(after).take(max).map(line).collect())
     }
 
+    /// The cookie of the newest line of a directory: what arrives from now on comes after it.
+    pub fn last_cookie(&self, directory: InodeId) -> Result<u64, Stop> {
+        let entries = self.node(directory)?.directory.as_deref().ok_or(Stop::Errno(ENOTDIR))?;
+        if entries.complete { Ok(entries.last_cookie()) } else { Err(Stop::Missing(Missing::Listing(directory))) }
+    }
+
     /// The directory that holds a directory; the root is its own parent, and so is a removed directory that is still open.
     pub fn parent(&self, directory: InodeId) -> Result<InodeId, Stop> {
         let is = |child: &Option<(InodeId, Kind)>| child.is_some_and(|(child, _)| child == directory);

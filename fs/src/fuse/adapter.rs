@@ -402,8 +402,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
-        let work = async move |volume: Arc<Volume>, inode| Ok(list(&volume, inode, offset, reply).await);
+    fn readdir(&self, _: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let work = async move |volume: Arc<Volume>, inode| Ok(list(&volume, (inode, handle.0), offset, reply).await);
         self.run("readdir", number, work, |listed| match listed {
             Ok((reply, Ok(()))) => reply.ok(),
             Ok((reply, Err(error))) => reply.error(convert::errno(&error)),
@@ -412,9 +412,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &Request, number: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let ttl = self.ttl;
-        let work = async move |volume: Arc<Volume>, inode| Ok(list_plus(&volume, inode, offset, reply, ttl).await);
+        let work =
+            async move |volume: Arc<Volume>, inode| Ok(list_plus(&volume, (inode, handle.0), offset, reply, ttl).await);
         self.run("readdirplus", number, work, |listed| match listed {
             Ok((reply, Ok(()))) => reply.ok(),
             Ok((reply, Err(error))) => reply.error(convert::errno(&error)),
@@ -586,54 +587,66 @@ impl Filesystem for Adapter {
 /// Fills a listing, and hands it back with what went wrong.
 async fn list(
     volume: &Volume,
-    inode: InodeId,
+    (inode, handle): (InodeId, u64),
     mut after: u64,
     mut reply: ReplyDirectory,
 ) -> (ReplyDirectory, Result<()>) {
-    loop {
+    let end = match volume.end_of_dir(inode, handle, after).await {
+        Ok(end) => end,
+        Err(error) => return (reply, Err(error)),
+    };
+    while after < end {
         let lines = match volume.read_dir(inode, after, LINES).await {
             Ok(lines) => lines,
             Err(error) => return (reply, Err(error)),
         };
-        for line in &lines {
+        for line in lines.iter().take_while(|line| line.cookie <= end) {
             let name = OsStr::from_bytes(&line.name);
             if reply.add(INodeNo(line.number), line.cookie, convert::file_type(line.kind), name) {
                 return (reply, Ok(()));
             }
             after = line.cookie;
         }
-        if lines.is_empty() {
-            return (reply, Ok(()));
+        if lines.last().is_none_or(|line| line.cookie > end) {
+            break;
         }
     }
+    (reply, Ok(()))
 }
 
 /// Like [`list`], with attributes. References of lines that did not fit are given back.
 async fn list_plus(
     volume: &Volume,
-    inode: InodeId,
+    (inode, handle): (InodeId, u64),
     mut after: u64,
     mut reply: ReplyDirectoryPlus,
     ttl: Duration,
 ) -> (ReplyDirectoryPlus, Result<()>) {
-    loop {
+    let end = match volume.end_of_dir(inode, handle, after).await {
+        Ok(end) => end,
+        Err(error) => return (reply, Err(error)),
+    };
+    while after < end {
         let mut lines = match volume.read_dir_plus(inode, after, LINES_PLUS).await {
             Ok(lines) => lines.into_iter(),
             Err(error) => return (reply, Err(error)),
         };
         if lines.len() == 0 {
-            return (reply, Ok(()));
+            break;
         }
         while let Some(line) = lines.next() {
             let name = OsStr::from_bytes(&line.name);
             let attributes = convert::entry(&line.entry);
-            if reply.add(INodeNo(line.entry.number), line.cookie, name, &ttl, &attributes, GENERATION) {
+            if line.cookie > end
+                || reply.add(INodeNo(line.entry.number), line.cookie, name, &ttl, &attributes, GENERATION)
+            {
                 volume.give_back(std::iter::once(line).chain(lines));
                 return (reply, Ok(()));
             }
             after = line.cookie;
         }
     }
+    (reply, Ok(()))
 }
 
 fn owned(name: &OsStr) -> Vec<u8> {

@@ -1,11 +1,14 @@
 //! Reading directories.
 //!
 //! Cookies: 0 is before the start, 1 after `.`, 2 after `..`, then those of the tree, moved by two. The tree gives cookies in
-//! order of arrival and never twice, so a reader that goes on after a cookie misses and repeats nothing that stayed.
+//! order of arrival and never twice, so a reader that goes on after a cookie misses and repeats nothing that stayed. What
+//! arrives while somebody reads is left out, so that a program comes to an end that renames what it finds.
 
 use super::tree::{directory, stat};
 use super::{Entry, Stat, Volume};
 use crate::error::Result;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use strewn_cache::{DirectoryEntry, Stop, Transaction};
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
@@ -41,7 +44,28 @@ pub struct Listed {
     pub referenced: bool,
 }
 
+/// Where open directories end, by their handle: the last cookie of when they were read from their start.
+#[derive(Debug, Default)]
+pub(super) struct Ends(Mutex<HashMap<u64, u64>>);
+
+impl Ends {
+    pub(super) fn forget(&self, handle: u64) {
+        self.0.lock().remove(&handle);
+    }
+}
+
 impl Volume {
+    /// The last cookie that a reader with this handle is to see, who goes on after another one. Errors: `ENOTDIR`.
+    pub async fn end_of_dir(&self, inode: InodeId, handle: u64, after: u64) -> Result<u64> {
+        let known = || self.ends.0.lock().get(&handle).copied();
+        if let Some(end) = (after > 0).then(known).flatten() {
+            return Ok(end);
+        }
+        let end = self.cache.transact(|tx| tx.last_cookie(inode)).await?.saturating_add(PARENT_COOKIE);
+        self.ends.0.lock().insert(handle, end);
+        Ok(end)
+    }
+
     /// Up to `max` lines after a cookie; none at the end. Errors: `ENOTDIR`.
     pub async fn read_dir(&self, inode: InodeId, after: u64, max: usize) -> Result<Vec<DirectoryLine>> {
         let (parent, entries) = self

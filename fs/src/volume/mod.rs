@@ -29,6 +29,7 @@ mod tree;
 mod xattr;
 
 pub use attributes::{SetAttributes, SetTime};
+use directory::Ends;
 pub use directory::{DirectoryLine, Listed};
 pub use file::{Allocate, Open, Opened, WriteMode};
 pub use nodes::ROOT_NUMBER;
@@ -106,6 +107,7 @@ pub struct Volume {
     /// Files may be lent to the kernel.
     lends: AtomicBool,
     usage: Mutex<Option<Usage>>,
+    ends: Ends,
 }
 
 impl Volume {
@@ -128,6 +130,7 @@ impl Volume {
             handles,
             lends: AtomicBool::new(false),
             usage: Mutex::new(None),
+            ends: Ends::default(),
         }
     }
 

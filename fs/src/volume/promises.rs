@@ -49,6 +49,7 @@ impl Volume {
     pub fn release(&self, inode: InodeId, handle: u64) {
         self.closed(inode, handle);
         self.cache.release(inode, handle);
+        self.ends.forget(handle);
     }
 
     pub(super) fn opened_listing(&self, directory: InodeId, most: Duration) -> Opened {

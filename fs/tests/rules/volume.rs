@@ -34,6 +34,21 @@ async fn listings_go_on_where_they_stopped_while_names_change() {
 }
 
 #[tokio::test]
+async fn an_open_directory_ends_where_it_ended_when_it_was_read_from_its_start() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let d = directory(v, ROOT_INODE, b"d").await;
+    assert_eq!(v.end_of_dir(d, 2, 0).await.unwrap(), 2, "the dots");
+    file(v, d, b"a").await;
+    let end = async |handle, after| v.end_of_dir(d, handle, after).await.unwrap();
+    assert_eq!([end(2, 1).await, end(4, 1).await], [2, 3], "of two that have it open");
+    assert_eq!([end(2, 0).await, end(2, 1).await], [3, 3], "it was rewound");
+    file(v, d, b"b").await;
+    v.release(d, 2);
+    assert_eq!([end(2, 1).await, end(4, 1).await], [4, 3], "one has closed it");
+}
+
+#[tokio::test]
 async fn a_read_only_volume_refuses_every_change() {
     let f = Fixture::with_options(strewn_cache::Options { read_only: true, ..options() }).await;
     let v = &f.volume;
