@@ -39,6 +39,21 @@ fn copy_list_read_move_and_remove() {
 }
 
 #[test]
+fn what_cannot_be_copied_keeps_nothing_else_from_being_copied() {
+    let drive = Drive::up();
+    let (local, back) = (drive.beside("local"), drive.beside("back"));
+    sh(&drive.beside(""), "mkdir local; mkfifo local/b-pipe; echo 1 > local/a; echo 3 > local/c");
+    let said = fail(drive.strewn(["cp", "-r"]).arg(&local).arg("strewn://drive/copies"));
+    assert!(said.contains("b-pipe") && said.contains("not copied"), "{said}");
+    wait_until("the mount hears of it", || drive.path().join("copies/c").exists());
+    sh(drive.path(), "cmp copies/a ../local/a; cmp copies/c ../local/c; mkfifo copies/b-pipe");
+    drive.sync();
+    let said = fail(drive.strewn(["cp", "-r", "strewn://drive/copies"]).arg(&back));
+    assert!(said.contains("b-pipe") && said.contains("not copied"), "{said}");
+    sh(&back, "cmp a ../local/a; cmp c ../local/c");
+}
+
+#[test]
 fn standard_streams_go_in_and_out() {
     let drive = Drive::up();
     let mut child = drive.strewn(["cp", "-", "strewn://drive/stream"]).stdin(Stdio::piped()).spawn().unwrap();

@@ -50,18 +50,20 @@ impl Cp {
                 // Of a directory the copy may have this name, with a slash or without.
                 let to = Remote { directory: to.directory && !from.is_dir(), ..to };
                 let to = session.inside_directory(&to, from.file_name().and_then(|name| name.to_str())).await?;
-                upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
+                let left_out = upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(from, &to)
                     .await?;
-                session.finish_as(self.quiet).await
+                session.finish_as(self.quiet).await?;
+                left_out.outcome()
             }
             (Location::Remote(from), Location::Local(to)) => {
                 let (session, from) = Session::open(&self.access, from).await?;
                 let to = if to.is_dir() { to.join(from.file_name()) } else { to.clone() };
-                download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
+                let left_out = download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
                     .copy(&from, &to)
                     .await?;
-                session.finish_as(self.quiet).await
+                session.finish_as(self.quiet).await?;
+                left_out.outcome()
             }
             (Location::Standard, Location::Remote(to)) => self.upload_standard(to).await,
             (Location::Remote(from), Location::Standard) => self.download_standard(from).await,
@@ -100,17 +102,24 @@ impl Cp {
         let to = target.inside_directory(&to, Some(from.file_name())).await?;
         let staging = tempfile::tempdir().context("making a temporary directory")?;
         let copy = staging.path().join("copy");
-        download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }
+        let left_out = download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }
             .copy(&from, &copy)
             .await?;
         upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }.copy(&copy, &to).await?;
         target.finish_as(self.quiet).await?;
-        source.finish_as(self.quiet).await
+        source.finish_as(self.quiet).await?;
+        left_out.outcome()
     }
 }
 
 /// Bytes moved at a time.
 const BUFFER: usize = 1 << 20;
+
+/// Says that a FIFO, socket or device is not copied. Below a directory the others are.
+fn special(what: impl std::fmt::Display) -> Failure {
+    Failure::new(format!("{what} is no file, directory or symbolic link: not copied"))
+        .hint("mount the bucket and copy it with 'cp -a'")
+}
 
 /// Refuses a directory without `--recursive`.
 fn needs_recursive(recursive: bool, what: &dyn std::fmt::Display) -> Outcome {

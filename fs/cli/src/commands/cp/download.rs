@@ -1,7 +1,7 @@
 //! From a bucket onto the local disk.
 
-use super::{needs_recursive, shown};
-use crate::error::{Context, Failure, Outcome};
+use super::{needs_recursive, shown, special};
+use crate::error::{Context, Each, Outcome};
 use crate::location::Remote;
 use crate::output::{self, waiting};
 use crate::session::{At, Session};
@@ -24,13 +24,14 @@ pub(super) struct Download<'a> {
 }
 
 impl Download<'_> {
-    pub(super) async fn copy(&self, from: &Remote, to: &Path) -> Outcome {
+    /// Gives what could not be copied of a directory, beside what was.
+    pub(super) async fn copy(&self, from: &Remote, to: &Path) -> Outcome<Each> {
         let stat = self.session.paths.stat(from.path.as_bytes(), Last::Follow).await.at(from)?;
         if stat.attributes.kind != Kind::Directory {
-            return self.file(from, from.path.as_bytes(), &stat, to).await;
+            return self.file(from, from.path.as_bytes(), &stat, to).await.map(|()| Each::default());
         }
         needs_recursive(self.recursive, from)?;
-        let mut directories = Vec::new();
+        let (mut directories, mut left_out) = (Vec::new(), Each::default());
         let mut ahead = vec![(from.path.clone().into_bytes(), to.to_owned(), stat)];
         while let Some((path, local, stat)) = ahead.pop() {
             // Only the owner may enter while it fills, so that nobody reads what its mode will forbid.
@@ -41,10 +42,10 @@ impl Download<'_> {
             let mut listing = self.session.paths.list(&path).await.at(from)?;
             while let Some((name, stat)) = listing.next().await.at(from)? {
                 let (below, inside) = (super::super::ls::join(&path, &name), local.join(OsStr::from_bytes(&name)));
-                if stat.attributes.kind == Kind::Directory {
-                    ahead.push((below, inside, stat));
-                } else {
-                    self.file(from, &below, &stat, &inside).await?;
+                match stat.attributes.kind {
+                    Kind::Directory => ahead.push((below, inside, stat)),
+                    Kind::File | Kind::Symlink => self.file(from, &below, &stat, &inside).await?,
+                    _ => left_out.note(Err(special(String::from_utf8_lossy(&below)))),
                 }
             }
             directories.push((local, stat));
@@ -54,7 +55,7 @@ impl Download<'_> {
             File::open(local).and_then(|directory| directory.set_times(times(stat))).context(what())?;
             fs::set_permissions(local, Permissions::from_mode(stat.attributes.mode)).context(what())?;
         }
-        Ok(())
+        Ok(left_out)
     }
 
     async fn file(&self, from: &Remote, path: &[u8], stat: &Stat, to: &Path) -> Outcome {
@@ -72,11 +73,7 @@ impl Download<'_> {
                 }
                 utimensat(CWD, to, &timestamps(stat), AtFlags::SYMLINK_NOFOLLOW).context(what())
             }
-            _ => {
-                let name = String::from_utf8_lossy(path);
-                Err(Failure::new(format!("{name} is no file, directory or symbolic link"))
-                    .hint("mount the bucket and copy it with 'cp -a'"))
-            }
+            _ => Err(special(String::from_utf8_lossy(path))),
         }
     }
 

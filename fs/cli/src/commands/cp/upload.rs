@@ -1,11 +1,11 @@
 //! From the local disk into a bucket.
 
-use super::{BUFFER, needs_recursive, shown};
-use crate::error::{Context, Failure, Outcome};
+use super::{BUFFER, needs_recursive, shown, special};
+use crate::error::{Context, Each, Outcome};
 use crate::location::Remote;
 use crate::output;
 use crate::session::{At, Session, caller};
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, FileType, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -21,16 +21,17 @@ pub(super) struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    pub(super) async fn copy(&self, from: &Path, to: &Remote) -> Outcome {
+    /// Gives what could not be copied of a directory, beside what was.
+    pub(super) async fn copy(&self, from: &Path, to: &Remote) -> Outcome<Each> {
         let what = || format!("reading {}", shown(from));
         // A symbolic link that is named is followed, as cp does; below a directory it is copied.
         let metadata = fs::metadata(from).context(what())?;
         if !metadata.is_dir() {
-            return self.file(from, &metadata, to, to.path.as_bytes()).await;
+            return self.file(from, &metadata, to, to.path.as_bytes()).await.map(|()| Each::default());
         }
         needs_recursive(self.recursive, &shown(from))?;
         // Directories get their times last, because what is put into them changes them.
-        let mut directories = Vec::new();
+        let (mut directories, mut left_out) = (Vec::new(), Each::default());
         let mut ahead = vec![(from.to_owned(), to.path.clone().into_bytes(), metadata)];
         while let Some((local, path, metadata)) = ahead.pop() {
             self.directory(to, &path).await?;
@@ -38,10 +39,10 @@ impl Upload<'_> {
                 let entry = entry.context(format_args!("reading {}", shown(&local)))?;
                 let metadata = entry.metadata().context(format_args!("reading {}", shown(&entry.path())))?;
                 let below = super::super::ls::join(&path, entry.file_name().as_bytes());
-                if metadata.is_dir() {
-                    ahead.push((entry.path(), below, metadata));
-                } else {
-                    self.file(&entry.path(), &metadata, to, &below).await?;
+                match metadata.file_type() {
+                    kind if kind.is_dir() => ahead.push((entry.path(), below, metadata)),
+                    kind if is_special(kind) => left_out.note(Err(special(shown(&entry.path())))),
+                    _ => self.file(&entry.path(), &metadata, to, &below).await?,
                 }
             }
             directories.push((path, metadata));
@@ -49,7 +50,7 @@ impl Upload<'_> {
         for (path, metadata) in directories.iter().rev() {
             self.session.paths.set_attributes(path, Last::Keep, attributes(metadata)).await.at(to)?;
         }
-        Ok(())
+        Ok(left_out)
     }
 
     async fn directory(&self, to: &Remote, path: &[u8]) -> Outcome {
@@ -80,8 +81,8 @@ impl Upload<'_> {
             let times = SetAttributes { mode: None, ..attributes(metadata) };
             return self.session.paths.set_attributes(path, Last::Keep, times).await.map(drop).at(to);
         }
-        if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
-            return Err(Failure::new(format!("{} is no file, directory or symbolic link", shown(from))));
+        if is_special(kind) {
+            return Err(special(shown(from)));
         }
         self.content(from, metadata, to, path).await
     }
@@ -108,6 +109,10 @@ impl Upload<'_> {
         bar.iter().for_each(indicatif::ProgressBar::finish_and_clear);
         writer.finish(caller(), attributes(metadata)).await.map(drop).at(to)
     }
+}
+
+fn is_special(kind: FileType) -> bool {
+    kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device()
 }
 
 /// Mode and times of a local file.
