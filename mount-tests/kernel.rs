@@ -172,10 +172,10 @@ fn renaming_what_a_listing_shows_comes_to_an_end() {
     let drive = Drive::up();
     sh(drive.path(), "mkdir d; cd d; touch $(seq 3000)");
     let directory = drive.path().join("d");
-    let mut listing = std::fs::read_dir(&directory).unwrap();
+    let listing = std::fs::read_dir(&directory).unwrap();
     let mut seen = 0;
     // More than the kernel reads at a time, so that it asks for the rest after the first were renamed.
-    while let Some(entry) = listing.next() {
+    for entry in listing {
         let name = entry.unwrap().file_name().into_string().unwrap();
         std::fs::rename(directory.join(&name), directory.join(format!("{name}x"))).unwrap();
         seen += 1;
