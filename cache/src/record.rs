@@ -82,7 +82,7 @@ pub(crate) enum Mutation {
     /// An inode that is to be put had these attributes before it was changed here; those of the network once the queued cuts
     /// are applied.
     Base { inode: InodeId, attributes: Box<Attributes> },
-    /// A file that lost its last name here, which the network is still to hear of, has this row there once the queued cuts are
+    /// A file that lost a name here, which the network is still to hear of, has this row there once the queued cuts are
     /// applied. `cut` is the newest one that took a name of it; 0 for none.
     LastSeen { inode: InodeId, seen: LastSeen, cut: u64 },
     /// A conflict for the status to list, until its inode loses a name.

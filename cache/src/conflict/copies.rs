@@ -103,8 +103,8 @@ impl<'a> Copies<'a> {
         parts.filter_map(here).collect()
     }
 
-    /// Names the copies beside their files, in the record that takes the cuts apart; in the root if no name is known here, as
-    /// after a restart. A file without any name needs no copy.
+    /// Names the copies beside their files, in the record that takes the cuts apart; in the root, under a name that it
+    /// had, if none is known here, as after a restart. A file without any name needs no copy.
     pub(super) fn name(&self, state: &State, way: &OnTheWay, verdict: &mut Verdict) {
         let named = |inode: InodeId| state.tree.node(inode).is_some_and(|node| node.links > 0);
         for made in self.copies.iter().filter(|made| made.named && named(made.file)) {

@@ -107,7 +107,7 @@ pub(crate) struct Tree {
 pub(crate) struct InCut {
     pub(crate) names: Vec<(InodeId, Name)>,
     pub(crate) inodes: Vec<InodeId>,
-    /// Files that lost their last names to it, or before.
+    /// Files that lost names to it, or before.
     pub(crate) removed: Vec<InodeId>,
 }
 

@@ -1,5 +1,5 @@
-//! Files that lost their last name here, until the network has heard of it: a removal takes away what was known here, and
-//! nothing that somebody else made of the file meanwhile. The nodes themselves may be gone from memory.
+//! Files that lost a name here, until the network has heard of it: if it is the last one there, the removal takes away what was
+//! known here, and nothing that somebody else made of the file meanwhile. The nodes themselves may be gone from memory.
 
 use super::{Node, Tree};
 use crate::record::{Adopt, Mutation};
@@ -51,7 +51,7 @@ impl Removed {
         self.0.remove(&inode);
     }
 
-    /// No cut took the last name yet, because the network has or had one for who has it open here.
+    /// No cut took the name yet, because the network has or had one for who has it open here.
     pub(super) fn untake(&mut self, inode: InodeId) {
         if let Some((_, newest)) = self.0.get_mut(&inode) {
             *newest = 0;
@@ -74,7 +74,7 @@ impl Removed {
 }
 
 impl Tree {
-    /// What was known of a file when its last name went, if the network is still to hear of that.
+    /// What was known of a file when it last lost a name, if the network is still to hear of that.
     pub(crate) fn last_seen(&self, inode: InodeId) -> Option<LastSeen> {
         self.removed.0.get(&inode).map(|(seen, _)| *seen)
     }

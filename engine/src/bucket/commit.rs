@@ -52,7 +52,7 @@ pub enum Operation {
     SetEntry(SetEntry),
     /// Create an inode, or compare and set its row and replace ranges of its extents.
     PutInode(PutInode),
-    /// Compare the version of an inode that the batch takes the last names of.
+    /// Compare the version of an inode that the batch takes names of, if these are the last.
     CheckGone(CheckGone),
 }
 

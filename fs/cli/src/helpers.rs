@@ -69,18 +69,24 @@ fn remount(options: &[OsString]) -> Option<String> {
 
 /// umount(8) names the directory before the flags.
 fn umount(given: &[OsString]) -> Outcome<Vec<OsString>> {
-    let (flags, places): (Vec<&OsString>, Vec<&OsString>) =
-        given.iter().partition(|argument| argument.as_encoded_bytes().starts_with(b"-"));
-    let mut arguments: Vec<OsString> = ["strewn", "umount"].map(OsString::from).into();
-    for flag in flags {
-        match flag.to_str() {
-            Some("-f") => arguments.push("--no-wait".into()),
-            Some("-l") => arguments.extend(["--no-wait", "--lazy"].map(OsString::from)),
-            _ => {}
+    let mut places = Vec::new();
+    let (mut forced, mut lazy) = (false, false);
+    let mut rest = given.iter();
+    while let Some(argument) = rest.next() {
+        match argument.to_str() {
+            Some("-f") => forced = true,
+            Some("-l") => lazy = true,
+            // The type and the namespace, which are those of this process.
+            Some("-t" | "-N") => drop(rest.next()),
+            Some(flag) if flag.starts_with('-') => {}
+            _ => places.push(argument.clone()),
         }
     }
+    let mut arguments: Vec<OsString> = ["strewn", "umount"].map(OsString::from).into();
+    arguments.extend((forced || lazy).then(|| "--no-wait".into()));
+    arguments.extend(lazy.then(|| "--lazy".into()));
     arguments.push("--".into());
-    arguments.extend(places.into_iter().cloned());
+    arguments.extend(places);
     Ok(arguments)
 }
 
@@ -111,7 +117,9 @@ mod tests {
         assert_eq!(translate("mount.fuse.strewn drive /mnt -v"), "strewn mount --detach -- drive /mnt");
         assert_eq!(translate("/sbin/umount.fuse.strewn /mnt -v"), "strewn umount -- /mnt");
         assert_eq!(translate("umount.fuse.strewn /mnt -l"), "strewn umount --no-wait --lazy -- /mnt");
+        assert_eq!(translate("umount.fuse.strewn /mnt -l -f"), "strewn umount --no-wait --lazy -- /mnt");
         assert_eq!(translate("umount.fuse.strewn -f /mnt"), "strewn umount --no-wait -- /mnt");
+        assert_eq!(translate("umount.fuse.strewn /mnt -n -t fuse.strewn"), "strewn umount -- /mnt");
         assert_eq!(translate("strewn ls x"), "strewn ls x");
     }
 }

@@ -426,7 +426,7 @@ impl Filesystem for Adapter {
     fn releasedir(&self, _: &Request, number: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
         self.note(About::Names);
         if let Ok(inode) = self.volume.inode(number.0) {
-            self.volume.release(inode, handle.0);
+            self.volume.release_dir(inode, handle.0);
         }
         reply.ok();
     }

@@ -49,6 +49,11 @@ impl Volume {
     pub fn release(&self, inode: InodeId, handle: u64) {
         self.closed(inode, handle);
         self.cache.release(inode, handle);
+    }
+
+    /// The same of a directory.
+    pub fn release_dir(&self, inode: InodeId, handle: u64) {
+        self.release(inode, handle);
         self.ends.forget(handle);
     }
 

@@ -44,7 +44,7 @@ async fn an_open_directory_ends_where_it_ended_when_it_was_read_from_its_start()
     assert_eq!([end(2, 1).await, end(4, 1).await], [2, 3], "of two that have it open");
     assert_eq!([end(2, 0).await, end(2, 1).await], [3, 3], "it was rewound");
     file(v, d, b"b").await;
-    v.release(d, 2);
+    v.release_dir(d, 2);
     assert_eq!([end(2, 1).await, end(4, 1).await], [4, 3], "one has closed it");
 }
 

@@ -4,7 +4,7 @@ mod download;
 mod upload;
 
 use super::AccessArg;
-use crate::error::{Context, Failure, Outcome};
+use crate::error::{Context, Each, Failure, Outcome};
 use crate::location::{Location, Remote};
 use crate::session::{At, Session};
 use crate::signals::Signals;
@@ -43,31 +43,37 @@ impl Cp {
         }
     }
 
+    /// What was left out of a directory is told beside what became of the rest.
     async fn copy(&self) -> Outcome {
+        let mut left_out = Each::default();
+        let copied = self.copy_but(&mut left_out).await;
+        left_out.note(copied);
+        left_out.outcome()
+    }
+
+    async fn copy_but(&self, left_out: &mut Each) -> Outcome {
         match (&self.from, &self.to) {
             (Location::Local(from), Location::Remote(to)) => {
                 let (session, to) = Session::open(&self.access, to).await?;
                 // Of a directory the copy may have this name, with a slash or without.
                 let to = Remote { directory: to.directory && !from.is_dir(), ..to };
                 let to = session.inside_directory(&to, from.file_name().and_then(|name| name.to_str())).await?;
-                let left_out = upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
-                    .copy(from, &to)
+                upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
+                    .copy(from, &to, left_out)
                     .await?;
-                session.finish_as(self.quiet).await?;
-                left_out.outcome()
+                session.finish_as(self.quiet).await
             }
             (Location::Remote(from), Location::Local(to)) => {
                 let (session, from) = Session::open(&self.access, from).await?;
                 let to = if to.is_dir() { to.join(from.file_name()) } else { to.clone() };
-                let left_out = download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
-                    .copy(&from, &to)
+                download::Download { session: &session, recursive: self.recursive, quiet: self.quiet }
+                    .copy(&from, &to, left_out)
                     .await?;
-                session.finish_as(self.quiet).await?;
-                left_out.outcome()
+                session.finish_as(self.quiet).await
             }
             (Location::Standard, Location::Remote(to)) => self.upload_standard(to).await,
             (Location::Remote(from), Location::Standard) => self.download_standard(from).await,
-            (Location::Remote(from), Location::Remote(to)) => self.within(from, to).await,
+            (Location::Remote(from), Location::Remote(to)) => self.within(from, to, left_out).await,
             _ => Err(Failure::usage("one side must be in a bucket").hint("write strewn://BUCKET/PATH")),
         }
     }
@@ -96,19 +102,20 @@ impl Cp {
     }
 
     /// Bucket to bucket: the content passes through this machine, because it is sealed anew.
-    async fn within(&self, from: &Remote, to: &Remote) -> Outcome {
+    async fn within(&self, from: &Remote, to: &Remote, left_out: &mut Each) -> Outcome {
         let (source, from) = Session::open(&self.access, from).await?;
         let (target, to) = Session::open(&self.access, to).await?;
         let to = target.inside_directory(&to, Some(from.file_name())).await?;
         let staging = tempfile::tempdir().context("making a temporary directory")?;
         let copy = staging.path().join("copy");
-        let left_out = download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }
-            .copy(&from, &copy)
+        download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }
+            .copy(&from, &copy, left_out)
             .await?;
-        upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }.copy(&copy, &to).await?;
+        upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }
+            .copy(&copy, &to, left_out)
+            .await?;
         target.finish_as(self.quiet).await?;
-        source.finish_as(self.quiet).await?;
-        left_out.outcome()
+        source.finish_as(self.quiet).await
     }
 }
 

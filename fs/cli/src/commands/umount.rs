@@ -70,7 +70,7 @@ impl Umount {
         Ok(path == mount.mountpoint || register::resolve_parent(&path) == mount.mountpoint)
     }
 
-    /// What no process of this user is mounted on: the place of a bind mount, which the kernel takes away as every other.
+    /// Not the mountpoint of a drive of this user. A bind mount the kernel takes away, as every other.
     fn other(&self, serving: Outcome<Mount>) -> Outcome {
         let path = self.mountpoint.display();
         if let Ok(point) = MountPoint::find(&self.mountpoint)

@@ -24,14 +24,14 @@ pub(super) struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Gives what could not be copied of a directory, beside what was.
-    pub(super) async fn copy(&self, from: &Remote, to: &Path) -> Outcome<Each> {
+    /// Notes what of a directory cannot be copied, and copies the rest.
+    pub(super) async fn copy(&self, from: &Remote, to: &Path, left_out: &mut Each) -> Outcome {
         let stat = self.session.paths.stat(from.path.as_bytes(), Last::Follow).await.at(from)?;
         if stat.attributes.kind != Kind::Directory {
-            return self.file(from, from.path.as_bytes(), &stat, to).await.map(|()| Each::default());
+            return self.file(from, from.path.as_bytes(), &stat, to).await;
         }
         needs_recursive(self.recursive, from)?;
-        let (mut directories, mut left_out) = (Vec::new(), Each::default());
+        let mut directories = Vec::new();
         let mut ahead = vec![(from.path.clone().into_bytes(), to.to_owned(), stat)];
         while let Some((path, local, stat)) = ahead.pop() {
             // Only the owner may enter while it fills, so that nobody reads what its mode will forbid.
@@ -55,7 +55,7 @@ impl Download<'_> {
             File::open(local).and_then(|directory| directory.set_times(times(stat))).context(what())?;
             fs::set_permissions(local, Permissions::from_mode(stat.attributes.mode)).context(what())?;
         }
-        Ok(left_out)
+        Ok(())
     }
 
     async fn file(&self, from: &Remote, path: &[u8], stat: &Stat, to: &Path) -> Outcome {

@@ -21,17 +21,17 @@ pub(super) struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Gives what could not be copied of a directory, beside what was.
-    pub(super) async fn copy(&self, from: &Path, to: &Remote) -> Outcome<Each> {
+    /// Notes what of a directory cannot be copied, and copies the rest.
+    pub(super) async fn copy(&self, from: &Path, to: &Remote, left_out: &mut Each) -> Outcome {
         let what = || format!("reading {}", shown(from));
         // A symbolic link that is named is followed, as cp does; below a directory it is copied.
         let metadata = fs::metadata(from).context(what())?;
         if !metadata.is_dir() {
-            return self.file(from, &metadata, to, to.path.as_bytes()).await.map(|()| Each::default());
+            return self.file(from, &metadata, to, to.path.as_bytes()).await;
         }
         needs_recursive(self.recursive, &shown(from))?;
         // Directories get their times last, because what is put into them changes them.
-        let (mut directories, mut left_out) = (Vec::new(), Each::default());
+        let mut directories = Vec::new();
         let mut ahead = vec![(from.to_owned(), to.path.clone().into_bytes(), metadata)];
         while let Some((local, path, metadata)) = ahead.pop() {
             self.directory(to, &path).await?;
@@ -50,7 +50,7 @@ impl Upload<'_> {
         for (path, metadata) in directories.iter().rev() {
             self.session.paths.set_attributes(path, Last::Keep, attributes(metadata)).await.at(to)?;
         }
-        Ok(left_out)
+        Ok(())
     }
 
     async fn directory(&self, to: &Remote, path: &[u8]) -> Outcome {
