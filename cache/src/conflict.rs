@@ -374,8 +374,7 @@ fn moved() -> Name {
 
 /// A file that cannot come back: its names go.
 fn give_up(state: &State, inode: InodeId, verdict: &mut Verdict) {
-    let names = state.tree.node(inode).map_or(&[][..], |node| &node.names);
-    for (directory, name) in names.iter().filter(|(at, name)| state.tree.child_of(*at, name) == Some(inode)) {
+    for (directory, name) in state.tree.names_of(inode) {
         verdict.record.push(Mutation::RebaseEntry { directory: *directory, name: name.clone(), base: None });
         verdict.entry(*directory, name.clone(), Some(inode), None);
     }

@@ -253,8 +253,10 @@ impl Tree {
     /// How many names are known of a file, if that is more than it counts: rows of the network may have counted fewer.
     pub(super) fn uncounted_links(&self, inode: InodeId) -> Option<u32> {
         let node = self.nodes.get(&inode).filter(|node| !node.is_directory())?;
-        let names = node.names.iter().filter(|(at, name)| self.child_of(*at, name) == Some(inode)).count();
-        Some(u32::try_from(names).unwrap_or(u32::MAX)).filter(|known| *known > node.links)
+        let counts = |known: usize| u32::try_from(known).unwrap_or(u32::MAX);
+        // Looked at one by one only if there are more: a file may have thousands.
+        let more = counts(node.names.len()) > node.links;
+        more.then(|| counts(self.names_of(inode).count())).filter(|known| *known > node.links)
     }
 
     fn set_links(&mut self, inode: InodeId, links: u32) {
@@ -316,7 +318,7 @@ impl Tree {
     fn displace(&mut self, directory: InodeId, name: &Name, from: Option<(InodeId, Kind)>) {
         let Some((inode, _)) = from else { return };
         let Some(node) = self.nodes.get_mut(&inode) else { return };
-        node.names.retain(|(parent, known)| *parent != directory || known != name);
+        node.names.remove(directory, name);
         node.elsewhere |= node.is_directory() && node.names.is_empty();
     }
 
@@ -329,7 +331,7 @@ impl Tree {
         }
         self.conflicts.forget(inode);
         let Some(node) = self.nodes.get_mut(&inode) else { return };
-        node.names.retain(|(parent, known)| *parent != directory || known != name);
+        node.names.remove(directory, name);
         (node.renamed, node.elsewhere) = (true, false);
         if kind != Kind::Directory {
             node.links = node.links.saturating_sub(1);

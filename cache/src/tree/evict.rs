@@ -105,8 +105,8 @@ impl Tree {
     /// removed.
     fn unused_names(&self, inode: InodeId) -> impl Iterator<Item = Unused> {
         let node = self.node(inode).filter(|node| node.pins > 0 && !node.is_directory() && !node.is_local());
-        let names = node.map_or(&[][..], |node| &node.names);
-        names.iter().take(MOST_UNUSED).map(move |(directory, name)| Unused {
+        let names = node.into_iter().flat_map(|node| node.names.iter());
+        names.take(MOST_UNUSED).map(move |(directory, name)| Unused {
             inode,
             directory: *directory,
             name: name.clone(),

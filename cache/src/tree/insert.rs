@@ -147,9 +147,7 @@ impl Tree {
 
     /// True if another name is known of what a name names.
     fn has_other_name(&self, directory: InodeId, inode: InodeId, name: &Name) -> bool {
-        let is_other = |at: &InodeId, known: &Name| *at != directory || known != name;
-        let names = self.nodes.get(&inode).map_or(&[][..], |node| &node.names);
-        names.iter().any(|(at, known)| is_other(at, known) && self.child_of(*at, known) == Some(inode))
+        self.names_of(inode).any(|(at, known)| *at != directory || known != name)
     }
 
     /// True if all names were removed here that an inode has on the network.
@@ -199,8 +197,7 @@ impl Tree {
 
     /// True unless something else is known to be the place of a directory.
     fn is_place(&self, directory: InodeId, name: &Name, child: InodeId) -> bool {
-        let is_here = |(at, known): &(InodeId, Name)| *at == directory && known == name;
-        self.nodes.get(&child).is_some_and(|node| !node.is_directory() || node.names.iter().any(is_here))
+        self.nodes.get(&child).is_some_and(|node| !node.is_directory() || node.names.contains(directory, name))
     }
 
     /// Ends a listing that began with `ticket`: what it did not show is not there. Names that have to be asked for one by one,
@@ -355,14 +352,12 @@ impl Tree {
     /// Notes a name of an inode; gives the place that a directory had before, where its name still is.
     pub(super) fn place(&mut self, directory: InodeId, name: &Name, inode: InodeId) -> Option<(InodeId, Name)> {
         let node = self.nodes.get_mut(&inode)?;
-        let mut before = None;
         if node.is_directory() {
-            before = node.names.pop().filter(|(at, known)| *at != directory || known != name);
-            node.names.clear();
             node.elsewhere = false;
+            return node.names.replace(directory, name);
         }
-        node.add_name(directory, name);
-        before
+        node.names.add(directory, name);
+        None
     }
 
     /// A directory is somewhere else now: if the network's name of it is still here, it goes.
@@ -377,9 +372,8 @@ impl Tree {
     /// A name went on the network: the node goes too, unless something here still needs it or it is `elsewhere`.
     fn detach(&mut self, directory: InodeId, name: &Name, inode: InodeId, elsewhere: bool) {
         let Some(node) = self.nodes.get_mut(&inode) else { return };
-        let before = node.names.len();
-        node.names.retain(|(parent, known)| *parent != directory || known != name);
-        let was_elsewhere = node.is_directory() && node.names.len() == before;
+        let was_here = node.names.remove(directory, name);
+        let was_elsewhere = node.is_directory() && !was_here;
         node.elsewhere |= elsewhere && node.is_directory() && node.names.is_empty();
         if node.is_local() {
             // How many names are left is asked when it is not changed here any more.

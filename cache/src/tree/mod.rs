@@ -19,6 +19,7 @@ mod names;
 mod news;
 mod node;
 mod nodes;
+mod places;
 mod removed;
 mod small;
 mod snapshot;
@@ -169,10 +170,15 @@ impl Tree {
         slot.child.map(|(child, _)| child)
     }
 
+    /// The names that an inode has here.
+    pub(crate) fn names_of(&self, inode: InodeId) -> impl Iterator<Item = &(InodeId, Name)> {
+        let known = self.nodes.get(&inode).into_iter().flat_map(|node| node.names.iter());
+        known.filter(move |(directory, name)| self.child_of(*directory, name) == Some(inode))
+    }
+
     /// A name that an inode has here.
     pub(crate) fn name_of(&self, inode: InodeId) -> Option<(InodeId, Name)> {
-        let names = &self.nodes.get(&inode)?.names;
-        names.iter().find(|(directory, name)| self.child_of(*directory, name) == Some(inode)).cloned()
+        self.names_of(inode).next().cloned()
     }
 
     /// Names as `stat` shows them: see [`Transaction::nlink`].

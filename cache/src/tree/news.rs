@@ -172,8 +172,8 @@ impl Tree {
 
     /// What was moved here, if a directory cannot have a place because of that.
     fn moved_here(&self, place: &(InodeId, Name), child: InodeId) -> Option<InodeId> {
-        let names = self.nodes.get(&child).map_or(&[][..], |node| &node.names);
-        if !names.contains(place) && self.is_moved(child) {
+        let is_here = self.nodes.get(&child).is_some_and(|node| node.names.contains(place.0, &place.1));
+        if !is_here && self.is_moved(child) {
             return Some(child);
         }
         let (mut at, mut moved, mut passed) = (place.0, None, BTreeSet::new());

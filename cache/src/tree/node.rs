@@ -2,7 +2,7 @@
 
 use super::SetTimes;
 use super::directory::Directory;
-use crate::Name;
+use super::places::Places;
 use crate::content::Digest;
 use crate::content::map::Content;
 use crate::record::{Adopt, Write};
@@ -49,7 +49,7 @@ pub(crate) struct Node {
     /// The journal knows it.
     pub(crate) journaled: bool,
     /// Names known of it, each once; all of a directory's (there is one), perhaps not all of a file's.
-    pub(crate) names: Vec<(InodeId, Name)>,
+    pub(crate) names: Places,
     /// Entries of a directory.
     pub(crate) directory: Option<Box<Directory>>,
     /// Content of a file.
@@ -110,21 +110,10 @@ impl Node {
             elsewhere: false,
             pins: 0,
             journaled: false,
-            names: Vec::new(),
+            names: Places::default(),
             directory: None,
             content: None,
         }
-    }
-
-    /// Adds a name, if it is not known already. Almost always there is one, so room is made for one.
-    pub(crate) fn add_name(&mut self, directory: InodeId, name: &Name) {
-        if self.names.iter().any(|(parent, known)| *parent == directory && known == name) {
-            return;
-        }
-        if self.names.is_empty() {
-            self.names.reserve_exact(1);
-        }
-        self.names.push((directory, name.clone()));
     }
 
     /// Its kind.
