@@ -63,6 +63,21 @@ fn lists_come_back_from_the_network_and_travel_with_copies() {
     assert_eq!(crate::harness::text(&again.unwrap().stdout), "");
 }
 
+/// Linux since 6.2: without execution for the group it stays for who might set it, as for a member by another than his first group.
+#[test]
+fn set_group_id_goes_with_what_a_stranger_to_the_group_changes() {
+    let drive = drive_for_all();
+    for change in ["echo more >> f", "fallocate -l 9 f", "truncate -s 3 f", ": > f", "setfacl -m u:1:r f"] {
+        for (groups, mode) in [("--groups=777", "2666"), ("--clear-groups", "666")] {
+            sh(drive.path(), &format!("rm -f f; echo f > f; chown {STRANGER}:777 f; chmod 2666 f"));
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", STRANGER, "--regid", STRANGER, groups, "sh", "-ec", change]);
+            run(command.current_dir(drive.path()));
+            assert_eq!(sh(drive.path(), "stat -c %a f"), format!("{mode}\n"), "{change} {groups}");
+        }
+    }
+}
+
 #[test]
 fn a_mount_shows_the_owners_it_is_told_to() {
     let drive = Drive::network();

@@ -17,7 +17,7 @@ async fn after_a_read_that_had_no_answer_what_is_here_is_still_read() {
     let mut f = Fixture::with_options(Options { read_ahead: 0, ..options() }).await;
     let make = Open { read: true, write: true, ..Open::default() };
     let (made, _) = f.volume.create(ROOT, ROOT_INODE, b"file", 0o644, make).await.unwrap();
-    let mode = WriteMode { position: Position::At(0), drop_set_id: false };
+    let mode = WriteMode { position: Position::At(0), unprivileged: None };
     f.volume.write(made.stat.inode, &vec![7; SIZE], mode).await.unwrap();
     f.drain_and_start_afresh().await;
     let file = f.volume.lookup(ROOT_INODE, b"file").await.unwrap().stat.inode;

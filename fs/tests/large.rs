@@ -28,7 +28,7 @@ const WRITTEN: usize = 50;
 /// Longest a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const AT_START: WriteMode = WriteMode { position: Position::At(0), drop_set_id: false };
+const AT_START: WriteMode = WriteMode { position: Position::At(0), unprivileged: None };
 const MAKE: Open = Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false, direct: false };
 const WRITE: Open = Open { exclusive: false, ..MAKE };
 

@@ -10,7 +10,7 @@ use strewn_fs::Volume;
 use strewn_fs::volume::{Open, Opened, Promises, Reach, WriteMode};
 use support::{Fixture, ROOT, ROOT_INODE, options};
 
-const AT_START: WriteMode = WriteMode { position: Position::At(0), drop_set_id: false };
+const AT_START: WriteMode = WriteMode { position: Position::At(0), unprivileged: None };
 const MAKE: Open = Open { read: true, write: true, truncate: false, exclusive: false, no_atime: false, direct: false };
 
 /// Nothing goes up by itself.

@@ -100,7 +100,8 @@ impl Session {
 /// This process's user, who owns what commands make.
 pub(crate) fn caller() -> Caller {
     // The modes that commands give are meant as they are.
-    Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), umask: 0 }
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    Caller { uid: user.as_raw(), gid: group.as_raw(), umask: 0, process: std::process::id() }
 }
 
 /// Names the place in an error of the file system.

@@ -5,11 +5,12 @@ mod run;
 use super::answer::Answerer;
 use super::backings::Backings;
 use super::buffers::Buffers;
+use super::notify::StaleAttributes;
 use super::polling::{About, Polling};
 use super::{MAX_BACKGROUND, MAX_REQUEST, Options, convert};
 use crate::Volume;
 use crate::error::Result;
-use crate::volume::{Allocate, Reach, RenameMode, SetAttributes, SetXattr, WriteMode};
+use crate::volume::{Allocate, Reach, RenameMode, SetAttributes, SetXattr, WriteMode, Written};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -25,7 +26,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use strewn_cache::{Position, Seek, Written};
+use strewn_cache::{Position, Seek};
 use strewn_engine::ids::InodeId;
 use tokio::runtime::Handle;
 
@@ -77,6 +78,7 @@ pub(super) struct Adapter {
     fsync_deadline: Duration,
     close_deadline: Duration,
     polling: Option<Polling>,
+    stale: Arc<StaleAttributes>,
 }
 
 impl Adapter {
@@ -94,7 +96,13 @@ impl Adapter {
             backings: Arc::default(),
             ttl: options.ttl,
             polling,
+            stale: Arc::default(),
         }
+    }
+
+    /// What tells the kernel of attributes, once it can.
+    pub(super) fn stale_attributes(&self) -> Arc<StaleAttributes> {
+        self.stale.clone()
     }
 
     /// A request came.
@@ -313,7 +321,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -327,10 +335,17 @@ impl Filesystem for Adapter {
         let called = !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let appends = called && convert::is_append(flags);
         let position = if appends { Position::End } else { Position::At(offset) };
-        let mode = WriteMode { position, drop_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) };
+        let stranger = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| convert::caller(request));
+        let mode = WriteMode { position, unprivileged: stranger };
         let length = data.len() as u32;
+        let stale = stranger.map(|_| self.stale.clone());
         let answer = move |written: Result<Written>| match written {
-            Ok(_) => reply.written(length),
+            Ok(written) => {
+                if let Some(stale) = stale.filter(|_| written.stripped) {
+                    stale.noted(number);
+                }
+                reply.written(length);
+            }
             Err(error) => reply.error(convert::errno(&error)),
         };
         if called && convert::is_synchronous(flags) {

@@ -19,7 +19,7 @@ pub(super) fn caller(request: &fuser::Request) -> Caller {
 
 /// The caller of a request that makes something.
 pub(super) fn maker(request: &fuser::Request, umask: u32) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), umask }
+    Caller { uid: request.uid(), gid: request.gid(), umask, process: request.pid() }
 }
 
 pub(super) fn errno(error: &Error) -> fuser::Errno {

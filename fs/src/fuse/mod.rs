@@ -90,7 +90,9 @@ impl Session {
         config.clone_fd = threads > 1;
         // Who may enter is the mount's to say (allow_other), and checked by the kernel.
         let adapter = Adapter::new(volume.clone(), runtime, options, polling);
+        let stale = adapter.stale_attributes();
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
+        stale.tell_to(session.notifier());
         if let Some(invalidations) = invalidations {
             notify::tell_changes(&volume, invalidations, session.notifier())?;
         }

@@ -2,7 +2,7 @@
 //!
 //! A notification waits for requests under way on the same inode or directory, so it must come from a thread that no request
 //! waits for and that holds no lock: these two. The cache publishes the new state before it tells, and never waits for
-//! either.
+//! either. One of attributes alone waits for nothing, so that it may come before the answer of a request.
 //!
 //! The kernel keeps what it looked up, and refers to it, until its own memory is short, which may be never. A name that it
 //! lets go of costs it one lookup when it is used again. Not so where that would be seen: an open file would look in
@@ -14,8 +14,7 @@ use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
-use std::sync::Weak;
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Builder;
 use strewn_cache::{Invalidation, Name, Unused};
 use strewn_engine::ids::InodeId;
@@ -23,6 +22,27 @@ use tokio::sync::mpsc::Receiver;
 
 /// "To the end" in an invalidation of content.
 const WHOLE: i64 = 0;
+
+/// "Attributes alone" in an invalidation.
+const NO_CONTENT: i64 = -1;
+
+/// Attributes that the kernel would go on believing.
+#[derive(Debug, Default)]
+pub(super) struct StaleAttributes(OnceLock<Notifier>);
+
+impl StaleAttributes {
+    /// Who is told of them.
+    pub(super) fn tell_to(&self, kernel: Notifier) {
+        self.0.get_or_init(|| kernel);
+    }
+
+    /// Those of an inode changed by a request of which the kernel does not expect it. To be noted before that is answered.
+    pub(super) fn noted(&self, number: INodeNo) {
+        if let Some(kernel) = self.0.get() {
+            log(kernel.inval_inode(number, NO_CONTENT, WHOLE));
+        }
+    }
+}
 
 /// Starts the thread that tells changes. It ends when the volume is gone, or the cache closes the channel.
 pub(super) fn tell_changes(

@@ -115,7 +115,7 @@ fn apply(attributes: &mut Attributes, change: SetAttributes, caller: Caller, now
     let owned = change.uid.is_some() || change.gid.is_some();
     let strip_only = change == SetAttributes::default();
     if owned || strip_only || (change.size.is_some() && !caller.is_privileged()) {
-        rules::drop_set_id(attributes);
+        rules::drop_set_id(attributes, caller);
     }
     if owned || strip_only || change.size.is_some() {
         rules::drop_capabilities(attributes);

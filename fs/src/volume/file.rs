@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
-use strewn_cache::{Change, Position, Seek, Stop, Transaction, Written};
+use strewn_cache::{Change, Position, Seek, Stop, Transaction};
 use strewn_engine::bucket::{Kind, MAX_OFFSET, Timestamp};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
@@ -16,6 +16,8 @@ use strewn_engine::record::Attributes;
 const MAX_COPY: u64 = 16 << 20;
 /// Most bytes with holes: what the kernel's interface can tell in 32 bits.
 const MAX_RANGE: u64 = 1 << 31;
+/// What [`Volume::seek`] calls data or a hole, in bytes. Disks have such a unit, and who looks for it takes what he finds.
+const PAGE: u64 = 4096;
 /// Bytes that are looked through for a hole at a time.
 const COPY_STEP: u64 = 1 << 20;
 
@@ -47,13 +49,24 @@ pub struct Opened {
     pub lent: Option<Lent>,
 }
 
+/// What came of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Where the first byte went.
+    pub offset: u64,
+    /// Size of the file afterwards.
+    pub size: u64,
+    /// It took set-user-id or set-group-id away: a kernel does not expect that of a write.
+    pub stripped: bool,
+}
+
 /// How a write is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteMode {
     /// Where: [`Position::End`] appends atomically.
     pub position: Position,
-    /// Strip set-user-id and set-group-id: the writer has no privilege.
-    pub drop_set_id: bool,
+    /// The writer if he has no privilege: strips set-user-id and set-group-id.
+    pub unprivileged: Option<Caller>,
 }
 
 /// Nobody asks how much room there is for fewer bytes than this.
@@ -98,7 +111,7 @@ impl Volume {
                 match tx.kind(inode)? {
                     Kind::Symlink => return Err(refuse(Errno::LOOP)),
                     Kind::Directory if open.write || open.truncate => return Err(refuse(Errno::ISDIR)),
-                    Kind::File if open.truncate => truncate(tx, inode, 0, !caller.is_privileged(), now)?,
+                    Kind::File if open.truncate => truncate(tx, inode, 0, caller, now)?,
                     _ => {}
                 }
                 tx.attributes(inode)
@@ -150,21 +163,28 @@ impl Volume {
             end_of(offset, data.len() as u64)?;
         }
         self.until_shown(inode).await;
-        let written = self.cache.write(inode, mode.position, data, self.note_write(inode, mode.drop_set_id)).await?;
-        self.show_written(inode, written.offset..written.offset + data.len() as u64).await?;
-        Ok(written)
+        let mut stripped = false;
+        let note = self.note_write(inode, mode.unprivileged, &mut stripped);
+        let at = self.cache.write(inode, mode.position, data, note).await?;
+        self.show_written(inode, at.offset..at.offset + data.len() as u64).await?;
+        Ok(Written { offset: at.offset, size: at.size, stripped })
     }
 
     /// What writing to a file now does to its attributes.
-    fn note_write(&self, inode: InodeId, drop_set_id: bool) -> impl FnMut(&mut Attributes) + Send {
+    fn note_write(
+        &self,
+        inode: InodeId,
+        unprivileged: Option<Caller>,
+        stripped: &mut bool,
+    ) -> impl FnMut(&mut Attributes) + Send {
         let now = self.now();
         move |attributes| {
             self.nodes.merge_access(inode, attributes);
             (attributes.mtime, attributes.ctime) = (now, now);
             if rules::has_privileges(attributes) {
                 rules::drop_capabilities(attributes);
-                if drop_set_id {
-                    rules::drop_set_id(attributes);
+                if let Some(caller) = unprivileged {
+                    *stripped |= rules::drop_set_id(attributes, caller);
                 }
             }
         }
@@ -203,7 +223,7 @@ impl Volume {
                 (attributes.mtime, attributes.ctime) = (now, now);
                 rules::drop_capabilities(&mut attributes);
                 if !caller.is_privileged() {
-                    rules::drop_set_id(&mut attributes);
+                    rules::drop_set_id(&mut attributes, caller);
                 }
                 tx.set_attributes(inode, attributes)
             })
@@ -223,7 +243,23 @@ impl Volume {
 
     /// The next data or hole at or after `offset`. Errors: `ENXIO` at and beyond the end, and where no more data follows.
     pub async fn seek(&self, inode: InodeId, offset: u64, what: Seek) -> Result<u64> {
-        self.cache.seek(inode, offset, what).await?.ok_or(Errno::NXIO.into())
+        let size = self.cache.transact(|tx| Ok(file(tx, inode)?.size)).await?;
+        if offset >= size {
+            return Err(Errno::NXIO.into());
+        }
+        let mut page = offset - offset % PAGE;
+        if what == Seek::Data {
+            let data = self.cache.seek(inode, page, what).await?.ok_or(Errno::NXIO)?;
+            return Ok((data - data % PAGE).max(offset));
+        }
+        while let Some(hole) = self.cache.seek(inode, page, what).await? {
+            let whole = hole.next_multiple_of(PAGE);
+            page = whole.saturating_add(PAGE);
+            if whole < size && self.cache.seek_within(inode, whole..page, Seek::Data).await?.is_none() {
+                return Ok(whole.max(offset));
+            }
+        }
+        Ok(size)
     }
 
     /// Copies bytes from one file to another, or within one where both do not overlap; holes stay holes. Returns how many;
@@ -278,7 +314,8 @@ impl Volume {
         let step = until.min(from.saturating_add(COPY_STEP));
         let end = self.cache.seek_within(source, from..step, Seek::Hole).await?.unwrap_or(step);
         let wanted = end.saturating_sub(from).max(1);
-        let note = self.note_write(target, !caller.is_privileged());
+        let mut stripped = false;
+        let note = self.note_write(target, (!caller.is_privileged()).then_some(caller), &mut stripped);
         self.until_shown(target).await;
         match self.cache.copy((source, from), (target, to), (wanted, length), note).await? {
             0 => Ok(Step::End),

@@ -14,6 +14,7 @@
 
 mod acl;
 mod attributes;
+mod caller;
 mod directory;
 mod file;
 mod namespace;
@@ -29,9 +30,10 @@ mod tree;
 mod xattr;
 
 pub use attributes::{SetAttributes, SetTime};
+pub use caller::Caller;
 use directory::Ends;
 pub use directory::{DirectoryLine, Listed};
-pub use file::{Allocate, Open, Opened, WriteMode};
+pub use file::{Allocate, Open, Opened, WriteMode, Written};
 pub use nodes::ROOT_NUMBER;
 pub use passthrough::Lent;
 pub use promises::{Promises, Reach};
@@ -52,24 +54,6 @@ use strewn_cache::{Cache, Name, Stop, Transaction};
 use strewn_engine::bucket::{Timestamp, Usage};
 use strewn_engine::ids::InodeId;
 use strewn_engine::record::Attributes;
-
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
-    /// Effective user.
-    pub uid: u32,
-    /// Effective group.
-    pub gid: u32,
-    /// Permissions that what he makes does not get, unless the directory has a default access control list.
-    pub umask: u32,
-}
-
-impl Caller {
-    /// True for the superuser.
-    pub fn is_privileged(&self) -> bool {
-        self.uid == 0
-    }
-}
 
 /// What stat(2) tells.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -76,7 +76,7 @@ impl Volume {
                     _ if open.exclusive => return Err(refuse(Errno::EXIST)),
                     Kind::Directory => return Err(refuse(Errno::ISDIR)),
                     Kind::Symlink => return Err(refuse(Errno::LOOP)),
-                    Kind::File if open.truncate => truncate(tx, inode, 0, !caller.is_privileged(), now)?,
+                    Kind::File if open.truncate => truncate(tx, inode, 0, caller, now)?,
                     _ => {}
                 }
                 pinned_stat(tx, inode)

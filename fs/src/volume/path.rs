@@ -318,7 +318,7 @@ impl Reader {
 impl Writer {
     /// Writes the next bytes.
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
-        let mode = WriteMode { position: Position::At(self.offset), drop_set_id: false };
+        let mode = WriteMode { position: Position::At(self.offset), unprivileged: None };
         self.file.volume.write(self.file.inode(), data, mode).await?;
         self.offset += data.len() as u64;
         Ok(())

@@ -1,5 +1,6 @@
 //! The small decisions of POSIX, pure: modes, privileges, times.
 
+use super::Caller;
 use std::sync::Arc;
 use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_engine::record::{Attributes, Xattrs};
@@ -18,19 +19,19 @@ pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// relatime refreshes an access time that is this old, in seconds.
 const ATIME_MAX_AGE: i64 = 24 * 60 * 60;
 
-/// Takes from a file what must not outlive a write or chown by someone without privilege: set-user-id, and
-/// set-group-id if the group may execute (without that it means mandatory locking and stays). True if it had any.
-pub(crate) fn drop_set_id(attributes: &mut Attributes) -> bool {
+/// Takes from a file what must not outlive a write or chown: set-user-id, and set-group-id if the group may execute, or if the
+/// caller might not set it (Linux's `setattr_should_drop_sgid`). True if it had any.
+pub(crate) fn drop_set_id(attributes: &mut Attributes, caller: Caller) -> bool {
     if attributes.kind == Kind::Directory {
         return false;
     }
-    let mut dropped = SUID;
-    if attributes.mode & GROUP_EXECUTE != 0 {
-        dropped |= SGID;
+    let before = attributes.mode;
+    attributes.mode &= !SUID;
+    if attributes.mode & SGID != 0 && (attributes.mode & GROUP_EXECUTE != 0 || !caller.keeps_set_group(attributes.gid))
+    {
+        attributes.mode &= !SGID;
     }
-    let had = attributes.mode & dropped != 0;
-    attributes.mode &= !dropped;
-    had
+    attributes.mode != before
 }
 
 /// Takes away file capabilities, which no write, truncate or chown leaves in place. True if it had any.
@@ -136,16 +137,21 @@ mod tests {
 
     #[test]
     fn set_id_goes_as_posix_says() {
-        for (kind, before, after) in [
-            (Kind::File, 0o6755, 0o755),
-            (Kind::File, 0o6745, 0o2745),
-            (Kind::File, 0o4644, 0o644),
-            (Kind::File, 0o755, 0o755),
-            (Kind::Directory, 0o6755, 0o6755),
+        let root = Caller { uid: 0, gid: 0, umask: 0, process: 0 };
+        let (member, stranger) = (Caller { uid: 7, gid: 2, ..root }, Caller { uid: 7, gid: 7, ..root });
+        for (kind, before, after, by_stranger) in [
+            (Kind::File, 0o6755, 0o755, 0o755),
+            (Kind::File, 0o6745, 0o2745, 0o745),
+            (Kind::File, 0o2644, 0o2644, 0o644),
+            (Kind::File, 0o4644, 0o644, 0o644),
+            (Kind::File, 0o755, 0o755, 0o755),
+            (Kind::Directory, 0o6755, 0o6755, 0o6755),
         ] {
-            let mut a = attributes(kind, before);
-            assert_eq!(drop_set_id(&mut a), before != after);
-            assert_eq!(a.mode, after);
+            for (caller, after) in [(root, after), (member, after), (stranger, by_stranger)] {
+                let mut a = attributes(kind, before);
+                assert_eq!(drop_set_id(&mut a, caller), before != after);
+                assert_eq!(a.mode, after);
+            }
         }
     }
 

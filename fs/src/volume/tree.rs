@@ -1,6 +1,6 @@
 //! Steps that transactions of several operations share.
 
-use super::{Stat, rules};
+use super::{Caller, Stat, rules};
 use rustix::io::Errno;
 use strewn_cache::{Name, Stop, Transaction};
 use strewn_engine::bucket::{Kind, Timestamp};
@@ -88,15 +88,15 @@ pub(super) fn truncate(
     tx: &mut Transaction<'_>,
     inode: InodeId,
     size: u64,
-    drop_set_id: bool,
+    caller: Caller,
     now: Timestamp,
 ) -> Result<(), Stop> {
     tx.resize(inode, size)?;
     let mut attributes = tx.attributes(inode)?;
     (attributes.mtime, attributes.ctime) = (now, now);
     rules::drop_capabilities(&mut attributes);
-    if drop_set_id {
-        rules::drop_set_id(&mut attributes);
+    if !caller.is_privileged() {
+        rules::drop_set_id(&mut attributes, caller);
     }
     tx.set_attributes(inode, attributes)
 }

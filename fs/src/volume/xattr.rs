@@ -160,8 +160,7 @@ fn is_acl(name: &[u8]) -> bool {
     matches!(name, acl::ACCESS | acl::DEFAULT)
 }
 
-/// Sets or takes away an access control list. Who may not keep set-group-id on a chmod may not keep it here: the kernel does
-/// not tell which other groups the caller is in, so that only the effective one counts.
+/// Sets or takes away an access control list. Who may not keep set-group-id on a chmod may not keep it here.
 fn set_acl(attributes: &mut Attributes, name: &[u8], given: Option<(&Acl, Caller)>) -> Result<(), Stop> {
     let acl = given.map(|(acl, _)| acl);
     match (attributes.kind, name) {
@@ -173,7 +172,7 @@ fn set_acl(attributes: &mut Attributes, name: &[u8], given: Option<(&Acl, Caller
         (_, acl::DEFAULT) if acl.is_none() => Ok(()),
         (_, acl::DEFAULT) => Err(refuse(Errno::ACCESS)),
         _ => {
-            if given.is_some_and(|(_, caller)| !caller.is_privileged() && caller.gid != attributes.gid) {
+            if given.is_some_and(|(_, caller)| !caller.keeps_set_group(attributes.gid)) {
                 attributes.mode &= !rules::SGID;
             }
             acl::set_access(attributes, acl);

@@ -195,7 +195,7 @@ impl Run {
 
     async fn write_at(&mut self, id: Id, position: Position, data: &[u8]) {
         let now = self.now();
-        let mode = WriteMode { position, drop_set_id: false };
+        let mode = WriteMode { position, unprivileged: None };
         let written = self.fixture.volume.write(self.inodes[&id], data, mode).await.unwrap();
         let offset = match position {
             Position::At(offset) => offset as usize,
@@ -420,7 +420,7 @@ impl Run {
 
     fn caller(&mut self) -> Caller {
         let id = self.random.random_range(0..3);
-        Caller { uid: id, gid: id, umask: 0 }
+        Caller { uid: id, gid: id, umask: 0, process: 0 }
     }
 
     fn mode(&mut self) -> u32 {

@@ -32,7 +32,7 @@ pub(crate) const ROOT: Id = 0;
 
 impl Reference {
     pub(crate) fn new() -> Self {
-        let caller = Caller { uid: 0, gid: 0, umask: 0 };
+        let caller = Caller { uid: 0, gid: 0, umask: 0, process: 0 };
         Self { nodes: vec![Node::new(Kind::Directory, 0o755, caller, Timestamp::default())] }
     }
 

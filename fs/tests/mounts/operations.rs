@@ -266,7 +266,7 @@ impl Run {
     }
 
     async fn put(&mut self, inode: InodeId, offset: u64, bytes: &[u8]) {
-        let mode = WriteMode { position: Position::At(offset), drop_set_id: false };
+        let mode = WriteMode { position: Position::At(offset), unprivileged: None };
         self.mount().volume.write(inode, bytes, mode).await.expect("write");
     }
 

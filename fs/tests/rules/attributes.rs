@@ -28,7 +28,7 @@ async fn chown_and_writing_without_privilege_strip_privileges() {
     v.setattr(USER, a, set).await.unwrap();
     assert_eq!(left().await, (0o755, 0));
     arm().await;
-    v.write(a, b"x", WriteMode { drop_set_id: true, ..AT_START }).await.unwrap();
+    v.write(a, b"x", WriteMode { unprivileged: Some(USER), ..AT_START }).await.unwrap();
     assert_eq!(left().await, (0o755, 0));
     arm().await;
     v.open(USER, a, Open { write: true, truncate: true, ..Open::default() }).await.unwrap();

@@ -27,7 +27,7 @@ async fn sizes_change_with_their_times() {
 async fn appends_go_to_the_end_whoever_writes() {
     let f = Fixture::new().await;
     let a = file(&f.volume, ROOT_INODE, b"a").await;
-    let end = WriteMode { position: Position::End, drop_set_id: false };
+    let end = WriteMode { position: Position::End, unprivileged: None };
     let writers = (0..8u8).map(|writer| {
         let volume = f.volume.clone();
         tokio::spawn(async move {
@@ -48,7 +48,7 @@ async fn appends_go_to_the_end_whoever_writes() {
 async fn writes_end_below_two_to_the_63() {
     let f = Fixture::new().await;
     let a = file(&f.volume, ROOT_INODE, b"a").await;
-    let at = |offset| WriteMode { position: Position::At(offset), drop_set_id: false };
+    let at = |offset| WriteMode { position: Position::At(offset), unprivileged: None };
     assert_eq!(errno(f.volume.write(a, b"xx", at(MAX_OFFSET - 1)).await), Errno::FBIG);
     assert_eq!(errno(f.volume.write(a, b"xx", at(u64::MAX)).await), Errno::FBIG);
     assert_eq!(stat(&f.volume, a).await.attributes.size, 0);
@@ -102,7 +102,7 @@ async fn holes_are_found() {
     let v = &f.volume;
     let a = file(v, ROOT_INODE, b"a").await;
     const MIB: u64 = 1 << 20;
-    let at = |offset| WriteMode { position: Position::At(offset), drop_set_id: false };
+    let at = |offset| WriteMode { position: Position::At(offset), unprivileged: None };
     v.write(a, &[1; 4096], at(MIB)).await.unwrap();
     v.setattr(ROOT, a, SetAttributes { size: Some(3 * MIB), ..SetAttributes::default() }).await.unwrap();
     assert_eq!(v.seek(a, 0, Seek::Data).await.unwrap(), MIB);
@@ -111,6 +111,37 @@ async fn holes_are_found() {
     assert_eq!(errno(v.seek(a, 2 * MIB, Seek::Data).await), Errno::NXIO);
     assert_eq!(errno(v.seek(a, 3 * MIB, Seek::Hole).await), Errno::NXIO);
     assert!(stat(v, a).await.allocated < MIB);
+}
+
+#[tokio::test]
+async fn a_page_with_a_byte_of_data_is_no_hole() {
+    let f = Fixture::new().await;
+    let v = &f.volume;
+    let a = file(v, ROOT_INODE, b"a").await;
+    let at = |offset| WriteMode { position: Position::At(offset), unprivileged: None };
+    for offset in [5000, 8192, 20_000, 24_576 + 4095] {
+        v.write(a, b"x", at(offset)).await.unwrap();
+    }
+    v.setattr(ROOT, a, SetAttributes { size: Some(30_000), ..SetAttributes::default() }).await.unwrap();
+    let found = async |from| (v.seek(a, from, Seek::Data).await.ok(), v.seek(a, from, Seek::Hole).await.ok());
+    for (from, data, hole) in [
+        (0, Some(4096), Some(0)),
+        (4095, Some(4096), Some(4095)),
+        (4096, Some(4096), Some(12_288)),
+        (5001, Some(5001), Some(12_288)),
+        (12_287, Some(12_287), Some(12_288)),
+        (12_288, Some(16_384), Some(12_288)),
+        (16_384, Some(16_384), Some(20_480)),
+        (20_479, Some(20_479), Some(20_480)),
+        (24_576, Some(24_576), Some(28_672)),
+        (28_672, None, Some(28_672)),
+        (29_999, None, Some(29_999)),
+        (30_000, None, None),
+    ] {
+        assert_eq!(found(from).await, (data, hole), "from {from}");
+    }
+    v.write(a, b"x", at(29_999)).await.unwrap();
+    assert_eq!(found(28_673).await, (Some(28_673), Some(30_000)), "the last page is not whole");
 }
 
 #[tokio::test]
@@ -133,7 +164,7 @@ async fn copied_holes_stay_holes() {
     let f = Fixture::new().await;
     let v = &f.volume;
     let (a, b) = (file(v, ROOT_INODE, b"a").await, file(v, ROOT_INODE, b"b").await);
-    let at = |offset| WriteMode { position: Position::At(offset), drop_set_id: false };
+    let at = |offset| WriteMode { position: Position::At(offset), unprivileged: None };
     const MIB: u64 = 1 << 20;
     v.write(a, &[1; 1 << 20], at(100 * MIB)).await.unwrap();
     v.fallocate(ROOT, a, 0, 500 * MIB, Allocate::Extend).await.unwrap();

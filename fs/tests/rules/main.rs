@@ -19,7 +19,7 @@ use support::{Fixture, ROOT, ROOT_INODE, USER, options};
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-pub(crate) const AT_START: WriteMode = WriteMode { position: Position::At(0), drop_set_id: false };
+pub(crate) const AT_START: WriteMode = WriteMode { position: Position::At(0), unprivileged: None };
 pub(crate) const MAKE: Open =
     Open { read: true, write: true, truncate: false, exclusive: true, no_atime: false, direct: false };
 

@@ -19,8 +19,8 @@ use strewn_fs::clock::ManualClock;
 use strewn_fs::volume::Caller;
 
 pub(crate) const ROOT_INODE: InodeId = InodeId::from_bytes([7; 16]);
-pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0 };
-pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
+pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0, process: 0 };
+pub(crate) const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0, process: 0 };
 
 /// The second the test clock starts at.
 pub(crate) const START: i64 = 1_700_000_000;

@@ -104,7 +104,7 @@ impl Umount {
     fn detach(&self, reason: Failure) -> Outcome {
         let detached = MountPoint::find(&self.mountpoint).and_then(|point| point.detach());
         detached.context(reason.message())?;
-        eprintln!("{}: detached without it", reason.message());
+        eprintln!("{}; detached all the same", reason.message());
         self.tell(&self.mountpoint, None, &Ok(()))
     }
 
