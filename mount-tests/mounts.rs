@@ -97,6 +97,29 @@ fn what_one_mount_changes_shows_on_the_other() {
 }
 
 #[test]
+fn what_is_removed_in_great_numbers_is_soon_gone_on_the_other() {
+    let drive = Drive::up();
+    let other = second(&drive);
+    let directories = [drive.path().join("d"), other.join("d")];
+    let names: Vec<String> = (0..8000).map(|number| format!("name-{number}")).collect();
+    fs::create_dir(&directories[0]).unwrap();
+    fs::write(directories[0].join(&names[0]), "").unwrap();
+    for name in &names[1..] {
+        fs::hard_link(directories[0].join(&names[0]), directories[0].join(name)).unwrap();
+    }
+    drive.sync();
+    let shown = || names.iter().filter(|name| fs::symlink_metadata(directories[1].join(name)).is_ok()).count();
+    wait_until("all are there", || shown() == names.len());
+    for name in &names[1..] {
+        fs::remove_file(directories[0].join(name)).unwrap();
+    }
+    drive.sync();
+    // Sooner than the kernel would ask again by itself. The file stays, so that nothing else makes it ask.
+    wait_until("all but one are gone", || shown() == 1);
+    run(drive.strewn(["umount"]).arg(&other));
+}
+
+#[test]
 fn a_mount_that_is_alone_holds_all_names() {
     let drive = Drive::up();
     let lease = |mount: &Path| status(&drive, mount)["lease"].as_str().map(str::to_owned);

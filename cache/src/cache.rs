@@ -31,8 +31,9 @@ use strewn_engine::record::Attributes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Invalidations that wait for their follower.
-const INVALIDATIONS: usize = 1_024;
+/// Invalidations that wait for their follower: at most 6 MiB of them. Whoever removes a large tree elsewhere makes as many in a
+/// moment, and after [`Invalidation::All`] nothing is known of names that are gone.
+const INVALIDATIONS: usize = 1 << 17;
 /// Portions of unused names that wait for somebody to let go of them.
 const UNUSED: usize = 2;
 /// How often a drain shows its progress.

@@ -84,6 +84,7 @@ impl Session {
         let (invalidations, unused) = (volume.cache().invalidations(), volume.cache().unused());
         let mut config = Config::default();
         // A burst is watched by one loop: two would take both processors of a small machine from who they serve.
+        let teller = device.try_clone()?;
         let polling = if options.polling { Polling::start(device.try_clone()?)? } else { None };
         let threads = if polling.is_some() { 1 } else { options.threads.max(1) };
         config.n_threads = Some(threads);
@@ -94,7 +95,7 @@ impl Session {
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         stale.tell_to(session.notifier());
         if let Some(invalidations) = invalidations {
-            notify::tell_changes(&volume, invalidations, session.notifier())?;
+            notify::tell_changes(&volume, invalidations, session.notifier(), teller)?;
         }
         if let Some(unused) = unused {
             notify::tell_unused(&volume, unused, session.notifier())?;

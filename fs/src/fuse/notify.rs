@@ -13,6 +13,7 @@ use crate::{Volume, mount};
 use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Builder;
@@ -22,6 +23,11 @@ use tokio::sync::mpsc::Receiver;
 
 /// "To the end" in an invalidation of content.
 const WHOLE: i64 = 0;
+
+/// Length of `struct fuse_out_header` in bytes (`linux/fuse.h`).
+const HEADER: usize = 16;
+/// `FUSE_NOTIFY_INC_EPOCH` of the same, since Linux 6.16: no name is believed any more. The library does not know it.
+const NOTIFY_INC_EPOCH: i32 = 8;
 
 /// "Attributes alone" in an invalidation.
 const NO_CONTENT: i64 = -1;
@@ -49,9 +55,10 @@ pub(super) fn tell_changes(
     volume: &Arc<Volume>,
     mut changes: Receiver<Invalidation>,
     kernel: Notifier,
+    device: OwnedFd,
 ) -> io::Result<()> {
     let teller = Teller { volume: Arc::downgrade(volume), kernel };
-    let run = move || while changes.blocking_recv().is_some_and(|change| teller.tell(change)) {};
+    let run = move || while changes.blocking_recv().is_some_and(|change| teller.tell(change, &device)) {};
     Builder::new().name("strewn-notify".into()).spawn(run).map(drop)
 }
 
@@ -69,12 +76,15 @@ struct Teller {
 
 impl Teller {
     /// False if nobody is there to be told.
-    fn tell(&self, change: Invalidation) -> bool {
+    fn tell(&self, change: Invalidation, device: &OwnedFd) -> bool {
         let Some(volume) = self.volume.upgrade() else { return false };
         match change {
             Invalidation::Inode(inode) => self.inode_changed(volume.changed_elsewhere(inode)),
             Invalidation::Entry(directory, name) => self.entry_changed(&volume, directory, &name),
-            Invalidation::All => volume.all_changed_elsewhere().into_iter().for_each(|n| self.inode_changed(Some(n))),
+            Invalidation::All => {
+                volume.all_changed_elsewhere().into_iter().for_each(|number| self.inode_changed(Some(number)));
+                log(doubt_names(device));
+            }
         }
         true
     }
@@ -113,6 +123,20 @@ impl Teller {
         self.forget_name(volume, directory, name);
         self.inode_changed(volume.changed_elsewhere(directory));
     }
+}
+
+/// Every name is to be asked for again when it is used next: which ones are gone nobody knows. Kernels before 6.16 cannot be
+/// told, and believe names for as long as they were told to at first. What is mounted on a name would go with it, so that where
+/// something is mounted names are believed as well.
+fn doubt_names(device: &OwnedFd) -> io::Result<()> {
+    if mount::is_mounted_on_a_drive()? {
+        return Ok(());
+    }
+    // `struct fuse_out_header`: length, code of the notification, and no request that it answers.
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(&(HEADER as u32).to_ne_bytes());
+    header[4..8].copy_from_slice(&NOTIFY_INC_EPOCH.to_ne_bytes());
+    Ok(rustix::io::write(device, &header).map(drop)?)
 }
 
 /// After an unmount there is no kernel to tell; that is not worth more than a line for developers.

@@ -200,6 +200,11 @@ pub(crate) fn names_mounted_on() -> io::Result<HashSet<OsString>> {
     Ok(table::names(&table::read()?))
 }
 
+/// True if something is mounted on a place within any drive, as far as this process sees.
+pub(crate) fn is_mounted_on_a_drive() -> io::Result<bool> {
+    Ok(table::is_any_on(&table::read()?, FS_TYPE))
+}
+
 /// Clears a drive that a process left behind when it died. True if there was one.
 pub fn clean_stale(path: &Path) -> Result<bool, UnmountError> {
     let state = at(path).map_err(|error| UnmountError::Failed { path: path.into(), reason: error.to_string() })?;

@@ -38,6 +38,12 @@ pub(super) fn names(entries: &[MountEntry]) -> HashSet<OsString> {
     entries.iter().filter_map(|entry| entry.path.file_name()).map(OsString::from).collect()
 }
 
+/// True if something is mounted on a place within a mount of this type.
+pub(super) fn is_any_on(entries: &[MountEntry], fs_type: &str) -> bool {
+    let within: HashSet<u64> = entries.iter().filter(|entry| entry.fs_type == fs_type).map(|entry| entry.id).collect();
+    entries.iter().any(|entry| within.contains(&entry.parent))
+}
+
 /// The mount that a walk to `path` ends in, if one begins exactly there: the last of those stacked on it.
 pub(super) fn top_at<'a>(entries: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
     let here: Vec<&MountEntry> = entries.iter().filter(|entry| entry.path == path).collect();

@@ -49,6 +49,14 @@ fn places_have_names() {
 }
 
 #[test]
+fn what_is_mounted_on_a_drive_is_found() {
+    let within = |text: &str| table::is_any_on(&table::parse(text.as_bytes()), FS_TYPE);
+    let sample = std::str::from_utf8(SAMPLE).unwrap();
+    assert!(within(sample), "a tmpfs on a drive");
+    assert!(!within(&sample.replace("42 41 ", "42 27 ")), "drives side by side, and one on a tmpfs");
+}
+
+#[test]
 fn what_cannot_be_mounted_on_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let options = MountOptions::default();
