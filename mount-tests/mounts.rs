@@ -1,6 +1,7 @@
 //! Two mounts of one bucket: what is exclusive is exclusive on both, and what changes on one shows on the other.
 
 use crate::harness::{Drive, differences, kill, run, sh, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,31 @@ fn what_is_removed_in_great_numbers_is_soon_gone_on_the_other() {
     drive.sync();
     // Sooner than the kernel would ask again by itself. The file stays, so that nothing else makes it ask.
     wait_until("all but one are gone", || shown() == 1);
+    run(drive.strewn(["umount"]).arg(&other));
+}
+
+#[test]
+fn who_lost_the_feed_believes_no_name() {
+    let drive = Drive::up();
+    let other = second(&drive);
+    fs::create_dir(drive.path().join("d")).unwrap();
+    drive.sync();
+    let is_there = |name: &str| fs::symlink_metadata(other.join("d").join(name)).is_ok();
+    wait_until("the directory is there", || is_there("."));
+    assert!(!is_there("heard of") && !is_there("missed"));
+    let process = Pid::from_raw(status(&drive, &other)["pid"].as_i64().expect("a process id") as i32).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    // The first is the answer to a question that was asked before.
+    for name in ["heard of", "missed"] {
+        fs::write(drive.path().join("d").join(name), "").unwrap();
+        drive.sync();
+    }
+    // As after more than the satellite remembers.
+    let forget = "DELETE FROM feed; UPDATE buckets SET feed_first = sequence + 1;";
+    sh(&drive.data().join("satellite"), &format!("sqlite3 metabase.sqlite '{forget}'"));
+    kill_process(process, Signal::CONT).unwrap();
+    // Sooner than the kernel would ask again by itself.
+    wait_until("both are there", || is_there("heard of") && is_there("missed"));
     run(drive.strewn(["umount"]).arg(&other));
 }
 

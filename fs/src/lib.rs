@@ -5,6 +5,13 @@
 //! - [`Drive`] serves a volume to a mounted device until the kernel lets go of it.
 //! - [`error`] is the one home of errno.
 
+// What tests of this crate share is written for those outside of it.
+#[cfg(test)]
+extern crate self as strewn_fs;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 pub mod clock;
 mod drive;
 pub mod error;

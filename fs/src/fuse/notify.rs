@@ -145,3 +145,41 @@ fn log(told: io::Result<()>) {
         tracing::debug!(%error, "could not tell the kernel of a change");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Drive;
+    use crate::fuse::Options;
+    use crate::mount::MountOptions;
+    use crate::support::{Fixture, ROOT, ROOT_INODE};
+    use std::fs;
+    use tokio::runtime::Handle;
+
+    /// Linux that can be told to doubt names.
+    const SINCE: (u32, u32) = (6, 16);
+
+    fn linux() -> (u32, u32) {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_kernel_doubts_names_when_it_is_told_to() {
+        let fixture = Fixture::new().await;
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = mount::mount(directory.path(), &MountOptions::default()).unwrap();
+        let device = mounted.fd.try_clone().unwrap();
+        let volume = fixture.volume.clone();
+        let drive = Drive::start(volume.clone(), mounted.fd, Handle::current(), Options::default()).unwrap();
+        let name = directory.path().join("name");
+        assert!(!fs::exists(&name).unwrap());
+        let _ = volume.mkdir(ROOT, ROOT_INODE, b"name", 0o755).await.unwrap();
+        assert!(!fs::exists(&name).unwrap(), "nobody told it");
+        let told = doubt_names(&device);
+        assert_eq!((told.is_ok(), fs::exists(&name).unwrap()), (linux() >= SINCE, linux() >= SINCE), "{told:?}");
+        mounted.point.unmount().unwrap();
+        drive.wait().await.unwrap();
+    }
+}

@@ -164,29 +164,23 @@ impl Volume {
         }
         self.until_shown(inode).await;
         let mut stripped = false;
-        let note = self.note_write(inode, mode.unprivileged, &mut stripped);
-        let at = self.cache.write(inode, mode.position, data, note).await?;
+        let mut note = self.note_write(inode, mode.unprivileged);
+        let at = self.cache.write(inode, mode.position, data, |attributes| stripped |= note(attributes)).await?;
         self.show_written(inode, at.offset..at.offset + data.len() as u64).await?;
         Ok(Written { offset: at.offset, size: at.size, stripped })
     }
 
-    /// What writing to a file now does to its attributes.
-    fn note_write(
-        &self,
-        inode: InodeId,
-        unprivileged: Option<Caller>,
-        stripped: &mut bool,
-    ) -> impl FnMut(&mut Attributes) + Send {
+    /// What writing to a file now does to its attributes; true if it took set-user-id or set-group-id away.
+    fn note_write(&self, inode: InodeId, unprivileged: Option<Caller>) -> impl FnMut(&mut Attributes) -> bool + Send {
         let now = self.now();
         move |attributes| {
             self.nodes.merge_access(inode, attributes);
             (attributes.mtime, attributes.ctime) = (now, now);
-            if rules::has_privileges(attributes) {
-                rules::drop_capabilities(attributes);
-                if let Some(caller) = unprivileged {
-                    *stripped |= rules::drop_set_id(attributes, caller);
-                }
+            if !rules::has_privileges(attributes) {
+                return false;
             }
+            rules::drop_capabilities(attributes);
+            unprivileged.is_some_and(|caller| rules::drop_set_id(attributes, caller))
         }
     }
 
@@ -314,8 +308,11 @@ impl Volume {
         let step = until.min(from.saturating_add(COPY_STEP));
         let end = self.cache.seek_within(source, from..step, Seek::Hole).await?.unwrap_or(step);
         let wanted = end.saturating_sub(from).max(1);
-        let mut stripped = false;
-        let note = self.note_write(target, (!caller.is_privileged()).then_some(caller), &mut stripped);
+        let mut note = self.note_write(target, (!caller.is_privileged()).then_some(caller));
+        // The kernel has asked for what this takes away before it copies.
+        let note = |attributes: &mut Attributes| {
+            note(attributes);
+        };
         self.until_shown(target).await;
         match self.cache.copy((source, from), (target, to), (wanted, length), note).await? {
             0 => Ok(Step::End),

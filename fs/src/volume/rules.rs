@@ -1,4 +1,5 @@
-//! The small decisions of POSIX, pure: modes, privileges, times.
+//! The small decisions of POSIX: modes, privileges, times. They depend on what they are given alone, but that a caller's other
+//! groups, which seldom count, are asked of proc(5), which waits for nobody.
 
 use super::Caller;
 use std::sync::Arc;
