@@ -54,6 +54,37 @@ fn what_cannot_be_copied_keeps_nothing_else_from_being_copied() {
 }
 
 #[test]
+fn what_cannot_be_read_keeps_nothing_else_from_being_copied() {
+    let drive = Drive::up();
+    // The kernel lets nobody read these, not even root.
+    let (tree, unreadable) = ("/sys/bus/cpu", ["uevent", "drivers_probe"]);
+    let said = fail(drive.strewn(["cp", "-q", "-r", tree, "strewn://drive/copy"]));
+    assert!(unreadable.iter().all(|name| said.contains(name)), "{said}");
+    let copied = |name: &str| output(drive.strewn(["stat", &format!("strewn://drive/copy/{name}")])).status.success();
+    assert!(copied("drivers_autoprobe") && copied("devices") && !unreadable.into_iter().any(copied));
+    assert!(!run(drive.strewn(["ls", "strewn://drive/copy"])).contains("partial"));
+}
+
+#[test]
+fn an_interrupted_upload_leaves_what_was_there() {
+    let drive = Drive::up();
+    std::fs::write(drive.path().join("file"), "old").unwrap();
+    drive.sync();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut child = drive.strewn(["cp", "-", "strewn://drive/file"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, &vec![b'x'; 3_000_000]).unwrap();
+        let names = || std::fs::read_dir(drive.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        wait_until("a part is on the network", || names().count() == 2);
+        assert_eq!(std::fs::read_to_string(drive.path().join("file")).unwrap(), "old");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal.as_raw()));
+        wait_until("the part is gone", || names().count() == 1);
+    }
+    assert_eq!(std::fs::read_to_string(drive.path().join("file")).unwrap(), "old");
+}
+
+#[test]
 fn standard_streams_go_in_and_out() {
     let drive = Drive::up();
     let mut child = drive.strewn(["cp", "-", "strewn://drive/stream"]).stdin(Stdio::piped()).spawn().unwrap();

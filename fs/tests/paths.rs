@@ -6,8 +6,8 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use strewn_engine::bucket::{Kind, Timestamp};
 use strewn_fs::volume::path::{Last, Paths};
-use strewn_fs::volume::{SetAttributes, SetTime};
-use support::{Fixture, USER};
+use strewn_fs::volume::{SetAttributes, SetTime, SetXattr};
+use support::{Fixture, ROOT, USER};
 
 async fn paths() -> (Fixture, Paths) {
     let fixture = Fixture::new().await;
@@ -99,4 +99,67 @@ async fn trees_are_listed_moved_and_removed() {
     assert_eq!(removed, 604);
     assert_eq!(paths.stat(b"t", Last::Keep).await.unwrap_err().errno(), Errno::NOENT);
     assert_eq!(fixture.volume.getattr(fixture.volume.root()).await.unwrap().nlink, 2);
+}
+
+async fn names(paths: &Paths, path: &[u8]) -> Vec<String> {
+    let mut listing = paths.list(path).await.unwrap();
+    let mut names = Vec::new();
+    while let Some((name, _)) = listing.next().await.unwrap() {
+        names.push(String::from_utf8(name).unwrap());
+    }
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn what_is_replaced_stays_until_all_of_the_new_is_there() {
+    let (_fixture, paths) = paths().await;
+    paths.make_directory(b"d", 0o755).await.unwrap();
+    put(&paths, b"d/f", b"old").await;
+    paths.make_symlink(b"link", b"d/f").await.unwrap();
+    for path in [&b"d/f"[..], b"link"] {
+        let mut writer = paths.replace(path, 0o600).await.unwrap();
+        writer.write(b"half").await.unwrap();
+        assert_eq!((get(&paths, b"d/f").await, names(&paths, b"d").await.len()), (b"old".to_vec(), 2));
+        drop(writer);
+        assert_eq!((get(&paths, b"d/f").await, names(&paths, b"d").await), (b"old".to_vec(), vec!["f".into()]));
+    }
+    for (path, content) in [(&b"d/f"[..], &b"new"[..]), (b"link", b"newer"), (b"d/g", b"other")] {
+        let mut writer = paths.replace(path, 0o600).await.unwrap();
+        writer.write(content).await.unwrap();
+        let stat = writer.finish(USER, SetAttributes::default()).await.unwrap();
+        assert_eq!(get(&paths, path).await, content);
+        assert_eq!(paths.stat(path, Last::Follow).await.unwrap().inode, stat.inode);
+    }
+    assert_eq!(
+        (names(&paths, b"d").await, names(&paths, b"").await),
+        (vec!["f".into(), "g".into()], vec!["d".into(), "link".into()])
+    );
+    assert_eq!(paths.stat(b"d/g", Last::Keep).await.unwrap().attributes.mode, 0o600);
+    let errno = async |path: &[u8]| paths.replace(path, 0o600).await.err().unwrap().errno();
+    paths.make_symlink(b"nowhere", b"d/none").await.unwrap();
+    assert_eq!(
+        (errno(b"d").await, errno(b"/").await, errno(b"d/..").await),
+        (Errno::ISDIR, Errno::ISDIR, Errno::ISDIR)
+    );
+    assert_eq!((errno(b"nowhere").await, errno(b"none/f").await), (Errno::EXIST, Errno::NOENT));
+    assert_eq!(names(&paths, b"d").await, ["f", "g"]);
+}
+
+#[tokio::test]
+async fn what_replaces_a_file_has_its_owner_mode_and_attributes() {
+    let (fixture, paths) = paths().await;
+    put(&paths, b"f", b"old").await;
+    let inode = paths.stat(b"f", Last::Keep).await.unwrap().inode;
+    let kept = SetAttributes { uid: Some(5), gid: Some(6), mode: Some(0o640), ..SetAttributes::default() };
+    fixture.volume.setattr(ROOT, inode, kept).await.unwrap();
+    for name in [&b"user.a"[..], b"security.capability"] {
+        fixture.volume.setxattr(ROOT, inode, name, b"value", SetXattr::Any).await.unwrap();
+    }
+    let mut writer = paths.replace(b"f", 0o600).await.unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.finish(USER, SetAttributes::default()).await.unwrap();
+    let there = paths.stat(b"f", Last::Keep).await.unwrap().attributes;
+    assert_eq!((there.uid, there.gid, there.mode, there.size), (5, 6, 0o640, 3));
+    assert_eq!(there.xattrs.keys().collect::<Vec<_>>(), [b"user.a"]);
 }

@@ -32,6 +32,8 @@ pub(crate) struct Opened {
     pub(crate) starts: Vec<Start>,
     /// The grant allows no change.
     pub(crate) read_only: bool,
+    /// The grant allows removals.
+    pub(crate) may_delete: bool,
 }
 
 impl Opened {
@@ -126,8 +128,9 @@ async fn enter(
         kind = entry.kind;
         entries.push(entry);
     }
-    let (id, starts, read_only) = (service.settings().bucket, bucket.starts, is_read_only(grant));
-    Ok((Opened { uplink, service, bucket: id, starts, root, kind, place, read_only }, entries))
+    let (id, starts, rights) = (service.settings().bucket, bucket.starts, rights(grant));
+    let (read_only, may_delete) = (!rights.write, rights.delete);
+    Ok((Opened { uplink, service, bucket: id, starts, root, kind, place, read_only, may_delete }, entries))
 }
 
 /// Connects under a grant. Nothing is asked of the network yet.
@@ -153,9 +156,8 @@ pub(crate) fn explain(bucket: &str, error: &UplinkError) -> Failure {
     }
 }
 
-/// True if no change is possible with a grant: its caveats leave neither write nor delete.
-fn is_read_only(grant: &AccessGrant) -> bool {
+/// What the caveats of a grant leave.
+fn rights(grant: &AccessGrant) -> Actions {
     let caveats = grant.inspect().caveats;
-    let rights = caveats.iter().flatten().fold(Actions::ALL, |rights, caveat| rights.without(caveat.disallow));
-    !rights.write
+    caveats.iter().flatten().fold(Actions::ALL, |rights, caveat| rights.without(caveat.disallow))
 }

@@ -10,12 +10,16 @@ use crate::output::{self, UploadProgress, waiting};
 use crate::remote::Opened;
 use crate::{config, remote};
 use std::sync::Arc;
+use std::time::Duration;
 use strewn_cache::{Cache, Options};
 use strewn_engine::bucket::Kind;
 use strewn_fs::Volume;
 use strewn_fs::volume::Caller;
-use strewn_fs::volume::path::{Last, Paths};
+use strewn_fs::volume::path::{Last, Paths, Writer};
 use tempfile::TempDir;
+
+/// Nobody waits longer for what he interrupted.
+const TIDY: Duration = Duration::from_secs(5);
 
 /// An open bucket.
 pub(crate) struct Session {
@@ -47,6 +51,14 @@ impl Session {
         self.opened.within(place)
     }
 
+    /// A file to write, which replaces what is there when it is finished. Who may not remove anything writes in place.
+    pub(crate) async fn write(&self, path: &[u8], mode: u32) -> strewn_fs::Result<Writer> {
+        match self.opened.may_delete {
+            true => self.paths.replace(path, mode).await,
+            false => self.paths.write(path, mode).await,
+        }
+    }
+
     /// Writes a file to standard output.
     pub(crate) async fn print(&self, place: &Remote) -> Outcome {
         let mut reader = self.paths.read(place.path.as_bytes()).await.at(place)?;
@@ -76,12 +88,12 @@ impl Session {
     }
 
     /// Waits until the network has everything, and shows how far it is.
-    pub(crate) async fn finish(self) -> Outcome {
+    pub(crate) async fn finish(&self) -> Outcome {
         self.finish_as(false).await
     }
 
     /// The same; shows nothing if it is to be `quiet`.
-    pub(crate) async fn finish_as(self, quiet: bool) -> Outcome {
+    pub(crate) async fn finish_as(&self, quiet: bool) -> Outcome {
         let mut progress = (!quiet).then(UploadProgress::new);
         let show = |status: &strewn_cache::Status| {
             if let Some(progress) = &mut progress {
@@ -94,6 +106,14 @@ impl Session {
         }
         drained.map_err(|error| Failure::new(format!("not everything could be stored: {error}")))?;
         self.cache.close().await.context("closing the cache")
+    }
+
+    /// After an interrupt: a moment for the network to hear that what was half done is gone.
+    pub(crate) async fn tidy(&self) {
+        let tidied = tokio::time::timeout(TIDY, self.cache.drain(|_| {})).await;
+        if !matches!(tidied, Ok(Ok(()))) {
+            tracing::debug!("not everything was stored, or taken back");
+        }
     }
 }
 

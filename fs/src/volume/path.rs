@@ -3,13 +3,16 @@
 //! A path is `/`-separated from the volume's root, or from where [`Paths::at`] says that this is; empty components and `.` are
 //! skipped. Symlinks on the way are followed within the volume; an absolute one leads out of it and is refused.
 
-use super::{Caller, Entry, Open, SetAttributes, Stat, Volume, WriteMode};
+mod write;
+
+pub use write::Writer;
+
+use super::{Caller, Entry, SetAttributes, Stat, Volume};
 use crate::error::Result;
 use bytes::Bytes;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use strewn_cache::Position;
 use strewn_engine::bucket::Kind;
 use strewn_engine::ids::InodeId;
 
@@ -60,12 +63,6 @@ pub struct Reader {
     offset: u64,
 }
 
-/// A file being written from its start.
-pub struct Writer {
-    file: Reference,
-    offset: u64,
-}
-
 impl Paths {
     /// The files of `volume` as `caller`, who owns what is made. Permission bits are not checked: the grant is.
     pub fn new(volume: Arc<Volume>, caller: Caller) -> Self {
@@ -91,8 +88,19 @@ impl Paths {
         }
     }
 
-    async fn follow(&self, mut ahead: VecDeque<Vec<u8>>, last: Last) -> Result<Reference> {
-        let mut way = vec![Reference::root(&self.volume).await?];
+    async fn follow(&self, ahead: VecDeque<Vec<u8>>, last: Last) -> Result<Reference> {
+        let mut way = self.walk(ahead, last).await?;
+        // the way is never empty: it starts with the root and `..` leaves that
+        way.pop().map(|(found, _)| found).ok_or(Errno::NOENT.into())
+    }
+
+    /// What a path names, below all directories on the way to it, each with its name in the one before.
+    async fn way(&self, path: &[u8], last: Last) -> Result<Vec<(Reference, Vec<u8>)>> {
+        self.walk(self.below(path)?, last).await
+    }
+
+    async fn walk(&self, mut ahead: VecDeque<Vec<u8>>, last: Last) -> Result<Vec<(Reference, Vec<u8>)>> {
+        let mut way = vec![(Reference::root(&self.volume).await?, Vec::new())];
         let mut symlinks = 0;
         while let Some(name) = ahead.pop_front() {
             if name == b".." {
@@ -103,7 +111,7 @@ impl Paths {
             }
             let found = self.step(inode_of(&way), &name).await?;
             if found.kind() != Kind::Symlink || (ahead.is_empty() && last == Last::Keep) {
-                way.push(found);
+                way.push((found, name));
                 continue;
             }
             symlinks += 1;
@@ -116,8 +124,7 @@ impl Paths {
             }
             components(&target).rev().for_each(|component| ahead.push_front(component));
         }
-        // the way is never empty: it starts with the root and `..` leaves that
-        way.pop().ok_or(Errno::NOENT.into())
+        Ok(way)
     }
 
     /// What stat(2) tells of a path.
@@ -140,28 +147,6 @@ impl Paths {
         match file.kind() {
             Kind::File => Ok(Reader { file, offset: 0 }),
             Kind::Directory => Err(Errno::ISDIR.into()),
-            _ => Err(Errno::INVAL.into()),
-        }
-    }
-
-    /// A file to write from its start: made if absent, emptied if not. Errors: `EISDIR`.
-    pub async fn write(&self, path: &[u8], mode: u32) -> Result<Writer> {
-        let file = match self.resolve(path, Last::Follow).await {
-            Ok(file) => {
-                let open = Open { write: true, truncate: true, ..Open::default() };
-                self.volume.open(self.caller, file.inode(), open).await?;
-                file
-            }
-            Err(error) if error.errno() == Errno::NOENT => {
-                let (parent, name) = self.parent(path).await?;
-                let open = Open { write: true, exclusive: true, ..Open::default() };
-                let (entry, _) = self.volume.create(self.caller, parent.inode(), &name, mode, open).await?;
-                Reference::new(&self.volume, entry)
-            }
-            Err(error) => return Err(error),
-        };
-        match file.kind() {
-            Kind::File => Ok(Writer { file, offset: 0 }),
             _ => Err(Errno::INVAL.into()),
         }
     }
@@ -315,37 +300,11 @@ impl Reader {
     }
 }
 
-impl Writer {
-    /// Writes the next bytes.
-    pub async fn write(&mut self, data: &[u8]) -> Result<()> {
-        let mode = WriteMode { position: Position::At(self.offset), unprivileged: None };
-        self.file.volume.write(self.file.inode(), data, mode).await?;
-        self.offset += data.len() as u64;
-        Ok(())
-    }
-
-    /// Leaves a hole of `length` bytes; one at the end becomes part of the file when it is [finished](Self::finish).
-    pub fn skip(&mut self, length: u64) {
-        self.offset = self.offset.saturating_add(length);
-    }
-
-    /// Ends the file where the last byte or hole ended, and sets attributes last, so that times stay as they are set.
-    pub async fn finish(self, caller: Caller, attributes: SetAttributes) -> Result<Stat> {
-        let volume = &self.file.volume;
-        let size = SetAttributes { size: Some(self.offset), ..SetAttributes::default() };
-        let ended = volume.setattr(caller, self.file.inode(), size).await?;
-        if attributes == SetAttributes::default() {
-            return Ok(ended);
-        }
-        volume.setattr(caller, self.file.inode(), attributes).await
-    }
-}
-
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
     path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec)
 }
 
-fn inode_of(way: &[Reference]) -> InodeId {
+fn inode_of(way: &[(Reference, Vec<u8>)]) -> InodeId {
     // the way starts with the root and never gets shorter than that
-    way.last().expect("a way begins at the root").inode()
+    way.last().expect("a way begins at the root").0.inode()
 }

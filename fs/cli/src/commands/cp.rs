@@ -6,14 +6,16 @@ mod upload;
 use super::AccessArg;
 use crate::error::{Context, Each, Failure, Outcome};
 use crate::location::{Location, Remote};
-use crate::session::{At, Session};
+use crate::session::Session;
 use crate::signals::Signals;
-use std::io::Read;
+use std::cell::OnceCell;
 use std::path::Path;
 
 /// Copy files to, from and within buckets
 ///
-/// Returns when the network, or the local disk, has everything. Modes, times and symbolic links are kept; owners are not.
+/// Returns when the network, or the local disk, has everything. Modes, times and symbolic links are kept; owners are not. A file
+/// comes to its name when all of it is there, and what it replaces stays until then; before, it is `.strewn-*.partial` beside
+/// it. In a bucket it is written in place under a grant that allows no removals, or that opens this file alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cp {
     /// What to copy: strewn://BUCKET/PATH, a local path, or `-` for standard input
@@ -32,36 +34,38 @@ pub(crate) struct Cp {
 
 impl Cp {
     pub(crate) async fn run(self) -> Outcome {
-        if matches!(self.from, Location::Standard) {
-            return self.copy().await;
-        }
-        // What is half done goes when it is dropped.
         let mut signals = Signals::new()?;
-        tokio::select! {
-            outcome = self.copy() => outcome,
-            number = signals.next() => Err(Failure::signalled(number)),
+        let target = Target::new();
+        let number = tokio::select! {
+            outcome = self.copy(&target) => return outcome,
+            number = signals.next() => number,
+        };
+        // What was half done went with that; of what is in a bucket the network has to hear. Whoever asks again gets his will.
+        if let Some(session) = target.get() {
+            tokio::select! {
+                () = session.tidy() => {}
+                _ = signals.next() => {}
+            }
         }
+        Err(Failure::signalled(number))
     }
 
     /// What was left out of a directory is told beside what became of the rest.
-    async fn copy(&self) -> Outcome {
+    async fn copy(&self, target: &Target) -> Outcome {
         let mut left_out = Each::default();
-        let copied = self.copy_but(&mut left_out).await;
+        let copied = self.copy_but(target, &mut left_out).await;
         left_out.note(copied);
         left_out.outcome()
     }
 
-    async fn copy_but(&self, left_out: &mut Each) -> Outcome {
+    async fn copy_but(&self, target: &Target, left_out: &mut Each) -> Outcome {
         match (&self.from, &self.to) {
             (Location::Local(from), Location::Remote(to)) => {
-                let (session, to) = Session::open(&self.access, to).await?;
+                let (session, to) = self.open_target(target, to).await?;
                 // Of a directory the copy may have this name, with a slash or without.
                 let to = Remote { directory: to.directory && !from.is_dir(), ..to };
                 let to = session.inside_directory(&to, from.file_name().and_then(|name| name.to_str())).await?;
-                upload::Upload { session: &session, recursive: self.recursive, quiet: self.quiet }
-                    .copy(from, &to, left_out)
-                    .await?;
-                session.finish_as(self.quiet).await
+                self.upload(session, from, &to, left_out).await
             }
             (Location::Remote(from), Location::Local(to)) => {
                 let (session, from) = Session::open(&self.access, from).await?;
@@ -71,28 +75,31 @@ impl Cp {
                     .await?;
                 session.finish_as(self.quiet).await
             }
-            (Location::Standard, Location::Remote(to)) => self.upload_standard(to).await,
+            (Location::Standard, Location::Remote(to)) => {
+                let (session, to) = self.open_target(target, to).await?;
+                let to = session.inside_directory(&to, None).await?;
+                upload::Upload { session, recursive: false, quiet: self.quiet }.standard_input(&to).await?;
+                session.finish_as(self.quiet).await
+            }
             (Location::Remote(from), Location::Standard) => self.download_standard(from).await,
-            (Location::Remote(from), Location::Remote(to)) => self.within(from, to, left_out).await,
+            (Location::Remote(from), Location::Remote(to)) => self.within(target, from, to, left_out).await,
             _ => Err(Failure::usage("one side must be in a bucket").hint("write strewn://BUCKET/PATH")),
         }
     }
 
-    async fn upload_standard(&self, to: &Remote) -> Outcome {
+    /// Opens the bucket that is copied to.
+    async fn open_target<'a>(&self, target: &'a Target, to: &Remote) -> Outcome<(&'a Session, Remote)> {
         let (session, to) = Session::open(&self.access, to).await?;
-        let to = &session.inside_directory(&to, None).await?;
-        let mut writer = session.paths.write(to.path.as_bytes(), 0o644).await.at(to)?;
-        let mut input = std::io::stdin();
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let read = input.read(&mut buffer).context("reading standard input")?;
-            if read == 0 {
-                break;
-            }
-            writer.write(&buffer[..read]).await.at(to)?;
-        }
-        writer.finish(crate::session::caller(), Default::default()).await.at(to)?;
-        session.finish_as(self.quiet).await
+        Ok((target.get_or_init(|| session), to))
+    }
+
+    /// What arrived before something failed stays.
+    async fn upload(&self, session: &Session, from: &Path, to: &Remote, left_out: &mut Each) -> Outcome {
+        let upload = upload::Upload { session, recursive: self.recursive, quiet: self.quiet };
+        let copied = upload.copy(from, to, left_out).await;
+        let stored = session.finish_as(self.quiet).await;
+        left_out.note(copied);
+        stored
     }
 
     async fn download_standard(&self, from: &Remote) -> Outcome {
@@ -102,22 +109,22 @@ impl Cp {
     }
 
     /// Bucket to bucket: the content passes through this machine, because it is sealed anew.
-    async fn within(&self, from: &Remote, to: &Remote, left_out: &mut Each) -> Outcome {
+    async fn within(&self, target: &Target, from: &Remote, to: &Remote, left_out: &mut Each) -> Outcome {
         let (source, from) = Session::open(&self.access, from).await?;
-        let (target, to) = Session::open(&self.access, to).await?;
-        let to = target.inside_directory(&to, Some(from.file_name())).await?;
+        let (session, to) = self.open_target(target, to).await?;
+        let to = session.inside_directory(&to, Some(from.file_name())).await?;
         let staging = tempfile::tempdir().context("making a temporary directory")?;
         let copy = staging.path().join("copy");
         download::Download { session: &source, recursive: self.recursive, quiet: self.quiet }
             .copy(&from, &copy, left_out)
             .await?;
-        upload::Upload { session: &target, recursive: self.recursive, quiet: self.quiet }
-            .copy(&copy, &to, left_out)
-            .await?;
-        target.finish_as(self.quiet).await?;
+        self.upload(session, &copy, &to, left_out).await?;
         source.finish_as(self.quiet).await
     }
 }
+
+/// The bucket that is copied to, once it is open.
+type Target = OnceCell<Session>;
 
 /// Bytes moved at a time.
 const BUFFER: usize = 1 << 20;
