@@ -162,9 +162,12 @@ impl Drive {
 
 impl Drop for Drive {
     fn drop(&mut self) {
-        // A failed test must not leave a network behind; what fails here has been reported where it mattered.
-        if !self.mounted {
-            drop(self.strewn(["umount", "--no-wait"]).arg(&self.mountpoint).output());
+        // A failed test must not leave a network behind; what fails here has been reported where it mattered. A process that
+        // serves a mount is waited for, or it would write into what is being removed.
+        for mountpoint in mounted_below(self.dir.path()) {
+            if !self.mounted || Path::new(&mountpoint) != self.mountpoint {
+                drop(self.strewn(["umount", "--no-wait"]).arg(mountpoint).output());
+            }
         }
         drop(self.strewn(["local", "down", "--no-wait", "--data"]).arg(self.data()).output());
         unmount_below(self.dir.path());
@@ -194,11 +197,16 @@ pub(crate) fn program(path: &Path, home: &Path) -> Command {
 
 /// Takes away what is mounted below a directory, whatever state it is in.
 pub(crate) fn unmount_below(directory: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let inside = directory.to_str().expect("UTF-8");
-    for mountpoint in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| at.starts_with(inside)) {
-        drop(Command::new("umount").args(["-l", mountpoint]).output());
+    for mountpoint in mounted_below(directory) {
+        drop(Command::new("umount").args(["-l", &mountpoint]).output());
     }
+}
+
+/// Where something is mounted below a directory.
+fn mounted_below(directory: &Path) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    places.filter(|at| Path::new(at).starts_with(directory)).map(str::to_owned).collect()
 }
 
 /// True if something is mounted there.
