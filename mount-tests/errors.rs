@@ -28,6 +28,11 @@ fn mountpoints_that_cannot_be_used_are_named() {
     std::fs::write(full.join("x"), "").unwrap();
     assert_says(&mount(&full), &["not empty"]);
     assert_says(&mount(drive.path()), &["already"]);
+    for how in [&["--detach"][..], &[]] {
+        let said = fail(drive.strewn(["local", "up", "--data"]).arg(drive.beside("second")).arg(&full).args(how));
+        assert_says(&said, &["full is not empty", "choose an empty directory"]);
+        assert_eq!(said.matches("not empty").count(), 1, "it is said once: {said}");
+    }
 }
 
 #[test]

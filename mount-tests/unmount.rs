@@ -250,3 +250,20 @@ fn the_next_mount_goes_on_with_the_uploads_of_the_one_before() {
         drive.mount_drive(&[]);
     }
 }
+
+#[test]
+fn a_local_network_says_no_drive_is_ready_that_is_detached() {
+    let drive = Drive::up();
+    sh(drive.path(), "echo kept > file");
+    let open = std::fs::File::open(drive.path().join("file")).unwrap();
+    let pid = drive.mount_pid();
+    drive.kill_network();
+    run(Command::new("umount").args(["-i", "-l"]).arg(drive.path()));
+    let said = fail(drive.strewn(["local", "up", "--detach", "--data"]).arg(drive.data()).arg(drive.path()));
+    assert!(said.contains(&format!("process {pid}")), "{said}");
+    assert_eq!(std::io::read_to_string(&open).unwrap(), "kept\n");
+    drop(open);
+    wait_until("nothing is open", || !Path::new(&format!("/proc/{pid}")).exists());
+    drive.start();
+    sh(drive.path(), "cat file");
+}

@@ -14,6 +14,9 @@ use std::process::{Command, Stdio};
 /// Set in the environment of the process that goes on: its log file.
 pub(crate) const DETACHED: &str = "STREWN_DETACHED";
 
+/// Set in the environment of a child in the same session whose standard output is read until it is ready.
+pub(crate) const HEARD: &str = "STREWN_HEARD";
+
 /// Most of a failed child's log that is shown, in bytes.
 const SHOWN_LOG: u64 = 8 * 1024;
 
@@ -23,12 +26,21 @@ const FIRST_LINE: u64 = 64 * 1024;
 /// Begins the first line of a child that failed; message, hint and exit code follow as JSON.
 const FAILED: &str = "failed ";
 
-/// In the process that goes on: tells the one that waits why nothing came of it, for the log may be on a full disk. Once it
-/// was ready nobody listens any more.
-pub(crate) fn tell(failure: &Failure) {
-    if let Ok(told) = serde_json::to_string(failure) {
-        drop(crate::output::line(format_args!("{FAILED}{told}")));
+/// Tells the process that waits for this one, if there is one, why nothing came of it. True if that one will say it: not once
+/// this one was ready, for nobody listens any more, and not of one that goes on in the background, whose log has it too.
+pub(crate) fn tell(failure: &Failure) -> bool {
+    if !is_detached() && std::env::var_os(HEARD).is_none() {
+        return false;
     }
+    // The log may be on a full disk.
+    let told =
+        serde_json::to_string(failure).is_ok_and(|told| crate::output::line(format_args!("{FAILED}{told}")).is_ok());
+    told && !is_detached()
+}
+
+/// Why a child failed, if its first line tells that.
+pub(crate) fn told(line: &str) -> Option<Failure> {
+    serde_json::from_str(line.strip_prefix(FAILED)?).ok()
 }
 
 /// True in the process that goes on: it has left the terminal's session.
@@ -71,7 +83,7 @@ pub(crate) fn respawn(log: &Path) -> Outcome<String> {
     let mut first = String::new();
     let stdout = child.stdout.take().expect("it was piped");
     BufReader::new(stdout).take(FIRST_LINE).read_line(&mut first).context("waiting for the background process")?;
-    if let Some(Ok(failure)) = first.strip_prefix(FAILED).map(serde_json::from_str) {
+    if let Some(failure) = told(&first) {
         return Err(failure);
     }
     if first.ends_with('\n') {

@@ -61,6 +61,11 @@ impl Failure {
         if let Some(hint) = &self.hint {
             output::say(format_args!("hint: {hint}"));
         }
+        self.exit_code()
+    }
+
+    /// How the process ends.
+    pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
 }

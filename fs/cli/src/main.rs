@@ -30,12 +30,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if detach::is_detached() {
-                detach::tell(&failure);
-            }
-            failure.report()
-        }
+        Err(failure) => match detach::tell(&failure) {
+            true => failure.exit_code(),
+            false => failure.report(),
+        },
     }
 }
 

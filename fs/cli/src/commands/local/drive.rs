@@ -8,6 +8,7 @@ use crate::register::{self, Mount};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use strewn_fs::mount::{self, At};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -27,7 +28,8 @@ impl Drive {
         super::super::mount::clean_stale(mountpoint)?;
         std::fs::create_dir_all(mountpoint).context(format_args!("creating {}", mountpoint.display()))?;
         let mountpoint = mountpoint.canonicalize().context(format_args!("path {}", mountpoint.display()))?;
-        if register::all()?.iter().any(|mount| mount.mountpoint == mountpoint && mount.cache == cache) {
+        let is_same = |mount: &Mount| mount.mountpoint == mountpoint && mount.cache == cache;
+        if register::all()?.iter().any(is_same) && is_mounted(&mountpoint)? {
             return Ok(Self { mountpoint, process: None });
         }
         let program = std::env::current_exe().context("finding this program")?;
@@ -40,16 +42,19 @@ impl Drive {
             .arg(cache)
             .args(encrypt_cache.then_some("--encrypt-cache"))
             .env_remove(detach::DETACHED)
+            .env(detach::HEARD, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .process_group(0) // Ctrl-C is for the network, which ends the drive in order
             .spawn()
             .context("starting the mount")?;
         let mut lines = BufReader::new(process.stdout.take().expect("it was piped")).lines();
-        match lines.next_line().await.context("waiting for the mount")? {
-            Some(line) if line.starts_with("ready ") => Ok(Self { mountpoint, process: Some(process) }),
-            // It has said why on standard error.
-            _ => Err(Failure::new(format!("the drive could not be mounted on {}", mountpoint.display()))),
+        let first = lines.next_line().await.context("waiting for the mount")?.unwrap_or_default();
+        match detach::told(&first) {
+            Some(failure) => Err(failure),
+            None if first.starts_with("ready ") => Ok(Self { mountpoint, process: Some(process) }),
+            // It has said why on standard error, if it could.
+            None => Err(Failure::new(format!("the drive could not be mounted on {}", mountpoint.display()))),
         }
     }
 
@@ -100,6 +105,12 @@ impl Drive {
             }
         }
     }
+}
+
+/// False if nothing is there any more: who served it may still upload, and hands over to the next mount.
+fn is_mounted(mountpoint: &Path) -> Outcome<bool> {
+    let at = mount::at(mountpoint).context(format_args!("path {}", mountpoint.display()))?;
+    Ok(at != At::Nothing)
 }
 
 /// Asks the process that serves a mount to unmount, showing what is still pending.
