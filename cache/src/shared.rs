@@ -286,18 +286,35 @@ impl Shared {
         T: Send,
     {
         let mut cover = Cover::new();
-        let result = self.transact_under(body, &mut cover).await;
+        let result = self.transact_under(body, false, &mut cover).await;
         self.end_cover(&cover);
         result
     }
 
-    async fn transact_under<T, F>(self: &Arc<Self>, mut body: F, cover: &mut Cover) -> Result<T, Error>
+    /// The same of what writers wait for when they are held back, so that it never is.
+    pub(crate) async fn transact_first<T, F>(self: &Arc<Self>, body: F) -> Result<T, Error>
+    where
+        F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
+        T: Send,
+    {
+        let mut cover = Cover::new();
+        let result = self.transact_under(body, true, &mut cover).await;
+        self.end_cover(&cover);
+        result
+    }
+
+    async fn transact_under<T, F>(
+        self: &Arc<Self>,
+        mut body: F,
+        mut admitted: bool,
+        cover: &mut Cover,
+    ) -> Result<T, Error>
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
         let until = tokio::time::Instant::now() + self.options.deadline;
-        let (mut admitted, mut attempts) = (false, 0);
+        let mut attempts = 0;
         while attempts < MOST_ATTEMPTS {
             match self.attempt(&mut body, admitted, Some(cover)) {
                 Ok(Attempt::Done(value)) => return Ok(value),

@@ -352,3 +352,95 @@ async fn a_conflict_is_listed_by_later_mounts_until_its_name_goes() {
         }
     }
 }
+
+/// Options of a mount that may have so many bytes that wait for the network.
+fn limited(dirty_limit: u64) -> Options {
+    Options { leases: false, dirty_limit, ..options() }
+}
+
+/// Two mounts wrote the same file; the second has a batch about it and about the new name `new`, and its line is cut.
+async fn both_wrote(options: Options) -> (MemoryBucket, Arc<Lines>, Root, Cache) {
+    let (bucket, root) = bucket(1 << 20);
+    let one = open_on(&MemoryDisk::new(), &bucket, &root, limited(1 << 30)).await;
+    let file = create(&one, root.inode, "file", Kind::File).await;
+    write(&one, file, 0, &pattern(100_000, 1)).await;
+    drain(&one).await;
+    let lines = Arc::new(Lines::new(bucket.clone()));
+    let two = open_over(&MemoryDisk::new(), &lines, &root, options).await;
+    picture(&two).await;
+    write(&two, file, 0, &pattern(100_000, 2)).await;
+    create(&two, root.inode, "new", Kind::File).await;
+    lines.cut_off(true);
+    assert!(two.cut().await.unwrap());
+    write(&one, file, 0, &pattern(100_000, 3)).await;
+    drain(&one).await;
+    one.close().await.unwrap();
+    (bucket, lines, root, two)
+}
+
+/// What the second mount wrote is in a copy, and all of it is on the network.
+async fn both_are_kept(bucket: &MemoryBucket, root: &Root, two: Cache) {
+    tokio::time::timeout(PATIENCE, drain(&two)).await.expect("it is settled");
+    two.close().await.unwrap();
+    let found = fresh_picture(bucket, root).await;
+    let copies: Vec<_> = found.iter().filter(|(path, _)| path.contains("file (conflict ")).collect();
+    assert!(copies.len() == 1 && copies[0].1.3 == pattern(100_000, 2), "{:?}", found.keys());
+    assert!(found["/file"].3 == pattern(100_000, 3) && found.contains_key("/new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_dealt_with_while_as_many_changes_wait_as_may() {
+    let (bucket, lines, root, two) = both_wrote(limited(1 << 30)).await;
+    // Nothing is cut while it is dealt with, and then writers are held back.
+    lines.names.shut(true);
+    lines.cut_off(false);
+    lines.names.came(1).await;
+    let (writer, parent) = (two.clone(), root.inode);
+    let writing = tokio::spawn(async move {
+        for number in 0..5_000 {
+            create(&writer, parent, &number.to_string(), Kind::File).await;
+        }
+    });
+    let held = async {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            let pending = two.status().pending_operations;
+            if pending > 3_000 && pending == before {
+                return;
+            }
+            before = pending;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await.expect("writers are held back");
+    assert!(!writing.is_finished());
+    lines.names.shut(false);
+    tokio::time::timeout(PATIENCE, writing).await.expect("they go on").unwrap();
+    both_are_kept(&bucket, &root, two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_dealt_with_while_as_many_bytes_wait_as_may() {
+    let (bucket, lines, root, two) = both_wrote(limited(300_000)).await;
+    let other = create(&two, root.inode, "other", Kind::File).await;
+    write(&two, other, 0, &pattern(190_000, 4)).await;
+    lines.cut_off(false);
+    both_are_kept(&bucket, &root, two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_dealt_with_although_there_was_no_quota_before() {
+    let (bucket, lines, root, two) = both_wrote(limited(1 << 30)).await;
+    lines.refuse_commits(1, strewn_engine::bucket::Error::Quota(String::from("none is left")));
+    lines.cut_off(false);
+    assert!(two.drain(|_| {}).await.is_err());
+    // Nobody asks for it, as a drain does.
+    lines.sent(2).await;
+    let settled = async {
+        while !picture(&two).await.keys().any(|path| path.contains("file (conflict ")) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, settled).await.expect("it is settled");
+    both_are_kept(&bucket, &root, two).await;
+}

@@ -1,11 +1,12 @@
 //! Copies of files whose content changed on both sides. They are made as open files without a name, which a crash takes away,
-//! and get their names in the record that takes the cuts apart: a crash leaves all of it or nothing.
+//! and get their names in the record that takes the cuts apart: a crash leaves all of it or nothing. They are made however much
+//! waits for the network: until then nothing goes there.
 
 use super::way::{InodeFound, OnTheWay};
 use super::{CONFLICT, COPY_STEP, INCOMPLETE, Verdict};
 use crate::content::map::{Fill, Part};
 use crate::shared::{Shared, State};
-use crate::{Error, Name, Position, Transaction};
+use crate::{Error, Name, Transaction};
 use rangemap::RangeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl<'a> Copies<'a> {
     pub(super) async fn copy(&mut self, inode: InodeId, found: &InodeFound) -> Result<(), Error> {
         let Some((attributes, ours)) = self.ours(inode, found) else { return Ok(()) };
         let size = attributes.size;
-        let copy = self.shared.transact(|tx| {
+        let copy = self.shared.transact_first(|tx| {
             let copy = tx.create(attributes.clone())?;
             tx.pin(copy)?;
             tx.resize(copy, size)?;
@@ -77,7 +78,7 @@ impl<'a> Copies<'a> {
         let shared = self.shared;
         match shared.read(inode, part.start, (part.end - part.start) as usize).await {
             Ok(bytes) => {
-                shared.write(copy, Position::At(part.start), &bytes, |_| {}).await?;
+                shared.write_first(copy, part.start, &bytes).await?;
                 Ok(true)
             }
             // What was neither changed here nor read went with their change.
@@ -85,7 +86,7 @@ impl<'a> Copies<'a> {
                 tracing::warn!("a stretch of a conflict copy is gone from the network: {error}");
                 for range in self.present(inode, &part) {
                     let bytes = shared.read(inode, range.start, (range.end - range.start) as usize).await?;
-                    shared.write(copy, Position::At(range.start), &bytes, |_| {}).await?;
+                    shared.write_first(copy, range.start, &bytes).await?;
                 }
                 Ok(false)
             }

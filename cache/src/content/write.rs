@@ -73,12 +73,25 @@ impl Shared {
         self: &Arc<Self>,
         inode: InodeId,
         new: New<'_>,
-        mut update: F,
+        update: F,
     ) -> Result<Written, Error>
     where
         F: FnMut(&mut Attributes) + Send,
     {
         self.admit_write(new.data.len() as u64).await?;
+        self.write_admitted(inode, new, update).await
+    }
+
+    /// A write of what other writers wait for when they are held back, so that it never is.
+    pub(crate) async fn write_first(self: &Arc<Self>, inode: InodeId, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let new = New { position: Position::At(offset), data, origins: &[] };
+        self.write_admitted(inode, new, |_| {}).await.map(drop)
+    }
+
+    async fn write_admitted<F>(self: &Arc<Self>, inode: InodeId, new: New<'_>, mut update: F) -> Result<Written, Error>
+    where
+        F: FnMut(&mut Attributes) + Send,
+    {
         let until = Instant::now() + self.options.deadline;
         let mut progress = self.progress.subscribe();
         loop {
