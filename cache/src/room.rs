@@ -104,19 +104,21 @@ impl Shared {
         generation: u64,
         range: Range<u64>,
     ) -> Result<(), Need> {
-        self.take_room_and_promise(state, inode, generation, range, 0)
+        self.take_room_and_promise(state, inode, generation, range, (0, false))
     }
 
-    /// The same for dirty bytes: their sealed copy counts as promised until the writer has recorded them or given up.
+    /// The same for dirty bytes: their sealed copy counts as promised until the writer has recorded them or given up. What others
+    /// wait for, and so goes `first`, takes it beyond the limit.
     pub(crate) fn take_room_to_write(
         &self,
         state: &State,
         inode: InodeId,
         generation: u64,
         range: Range<u64>,
+        first: bool,
     ) -> Result<Promise<'_>, Need> {
         let bytes = range.end - range.start;
-        self.take_room_and_promise(state, inode, generation, range, bytes)?;
+        self.take_room_and_promise(state, inode, generation, range, (bytes, first))?;
         self.limits.writing.fetch_add(bytes, Ordering::Relaxed);
         Ok(Promise { limits: &self.limits, bytes })
     }
@@ -127,10 +129,10 @@ impl Shared {
         inode: InodeId,
         generation: u64,
         range: Range<u64>,
-        promise: u64,
+        (promise, first): (u64, bool),
     ) -> Result<(), Need> {
         let needs = self.store.data_needs(inode, generation, &range) + promise;
-        if !self.has_room(state, needs) {
+        if !first && !self.has_room(state, needs) {
             return Err(Need::Bytes(needs));
         }
         self.store.occupy_data(inode, generation, range);

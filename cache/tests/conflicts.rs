@@ -7,7 +7,7 @@ use common::two::Two;
 use common::*;
 use std::sync::{Arc, Mutex};
 use strewn_cache::disk::MemoryDisk;
-use strewn_cache::{Cache, Options, Root, Transaction};
+use strewn_cache::{Cache, Options, Position, Root, Transaction};
 use strewn_engine::bucket::Kind;
 use strewn_engine::bucket::lease::LEASE;
 use strewn_engine::bucket::memory::MemoryBucket;
@@ -360,19 +360,23 @@ fn limited(dirty_limit: u64) -> Options {
 
 /// Two mounts wrote the same file; the second has a batch about it and about the new name `new`, and its line is cut.
 async fn both_wrote(options: Options) -> (MemoryBucket, Arc<Lines>, Root, Cache) {
+    both_wrote_so_much(options, 100_000).await
+}
+
+async fn both_wrote_so_much(options: Options, length: usize) -> (MemoryBucket, Arc<Lines>, Root, Cache) {
     let (bucket, root) = bucket(1 << 20);
     let one = open_on(&MemoryDisk::new(), &bucket, &root, limited(1 << 30)).await;
     let file = create(&one, root.inode, "file", Kind::File).await;
-    write(&one, file, 0, &pattern(100_000, 1)).await;
+    write(&one, file, 0, &pattern(length, 1)).await;
     drain(&one).await;
     let lines = Arc::new(Lines::new(bucket.clone()));
     let two = open_over(&MemoryDisk::new(), &lines, &root, options).await;
     picture(&two).await;
-    write(&two, file, 0, &pattern(100_000, 2)).await;
+    write(&two, file, 0, &pattern(length, 2)).await;
     create(&two, root.inode, "new", Kind::File).await;
     lines.cut_off(true);
     assert!(two.cut().await.unwrap());
-    write(&one, file, 0, &pattern(100_000, 3)).await;
+    write(&one, file, 0, &pattern(length, 3)).await;
     drain(&one).await;
     one.close().await.unwrap();
     (bucket, lines, root, two)
@@ -384,8 +388,9 @@ async fn both_are_kept(bucket: &MemoryBucket, root: &Root, two: Cache) {
     two.close().await.unwrap();
     let found = fresh_picture(bucket, root).await;
     let copies: Vec<_> = found.iter().filter(|(path, _)| path.contains("file (conflict ")).collect();
-    assert!(copies.len() == 1 && copies[0].1.3 == pattern(100_000, 2), "{:?}", found.keys());
-    assert!(found["/file"].3 == pattern(100_000, 3) && found.contains_key("/new"));
+    let length = found["/file"].3.len();
+    assert!(copies.len() == 1 && copies[0].1.3 == pattern(length, 2), "{:?}", found.keys());
+    assert!(found["/file"].3 == pattern(length, 3) && found.contains_key("/new"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -442,5 +447,22 @@ async fn a_refusal_is_dealt_with_although_there_was_no_quota_before() {
         }
     };
     tokio::time::timeout(PATIENCE, settled).await.expect("it is settled");
+    both_are_kept(&bucket, &root, two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_dealt_with_while_the_cache_is_full() {
+    let options = Options { budget: 1, deadline: std::time::Duration::from_millis(500), ..limited(1 << 30) };
+    let (bucket, lines, root, two) = both_wrote_so_much(options, 1_000_000).await;
+    let mut number = 0;
+    let full = loop {
+        let other = create(&two, root.inode, &number.to_string(), Kind::File).await;
+        if let Err(error) = two.write(other, Position::At(0), &pattern(100_000, 4), |_| {}).await {
+            break error;
+        }
+        number += 1;
+    };
+    assert!(matches!(full, strewn_cache::Error::NoSpace(_)) && number > 3, "{full}");
+    lines.cut_off(false);
     both_are_kept(&bucket, &root, two).await;
 }

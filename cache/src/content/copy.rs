@@ -76,7 +76,7 @@ impl Shared {
             return Ok(0);
         }
         let origins = self.origins(&request, &extents);
-        let new = New { position: Position::At(to), data: &bytes, origins: &origins };
+        let new = New { position: Position::At(to), data: &bytes, origins: &origins, first: false };
         self.write_new(target, new, update).await?;
         Ok(bytes.len() as u64)
     }

@@ -33,6 +33,8 @@ pub(crate) struct New<'a> {
     pub(crate) data: &'a [u8],
     /// Which runs have some of it, where it goes.
     pub(crate) origins: &'a [(Range<u64>, Origin)],
+    /// Others wait for it when there is no room: it is held back by a full disk alone.
+    pub(crate) first: bool,
 }
 
 /// How a write goes on.
@@ -65,7 +67,7 @@ impl Shared {
     where
         F: FnMut(&mut Attributes) + Send,
     {
-        self.write_new(inode, New { position, data, origins: &[] }, update).await
+        self.write_new(inode, New { position, data, origins: &[], first: false }, update).await
     }
 
     /// The same, of bytes that may be known to the network.
@@ -82,9 +84,9 @@ impl Shared {
         self.write_admitted(inode, new, update).await
     }
 
-    /// A write of what other writers wait for when they are held back, so that it never is.
+    /// A write that others wait for when they are held back, so that nothing but a full disk holds it back.
     pub(crate) async fn write_first(self: &Arc<Self>, inode: InodeId, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let new = New { position: Position::At(offset), data, origins: &[] };
+        let new = New { position: Position::At(offset), data, origins: &[], first: true };
         self.write_admitted(inode, new, |_| {}).await.map(drop)
     }
 
@@ -219,7 +221,7 @@ impl Shared {
     where
         F: FnMut(&mut Attributes) + Send,
     {
-        let New { position, data, .. } = new;
+        let New { position, data, first, .. } = new;
         let mut state = self.state.lock();
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
         let content = node.content.as_deref().ok_or(Error::Errno(EINVAL))?;
@@ -245,15 +247,16 @@ impl Shared {
                 if content.kept.is_some() {
                     return Ok(Step::Disown);
                 }
-                Ok(match self.take_room_to_write(&state, inode, generation, offset..end) {
+                Ok(match self.take_room_to_write(&state, inode, generation, offset..end, first) {
                     Ok(promise) => Step::File(generation, offset, promise),
                     Err(need) => Step::Room(need),
                 })
             }
             Backing::Memory(bytes) if end > MAX_MEMORY || size > MAX_MEMORY => {
-                Ok(self.has_room_to_spill(&state).map_or_else(Step::Room, |()| Step::Spill(bytes.clone())))
+                let room = if first { Ok(()) } else { self.has_room_to_spill(&state) };
+                Ok(room.map_or_else(Step::Room, |()| Step::Spill(bytes.clone())))
             }
-            Backing::Memory(_) if !self.has_room(&state, data.len() as u64) => {
+            Backing::Memory(_) if !first && !self.has_room(&state, data.len() as u64) => {
                 Ok(Step::Room(Need::Bytes(data.len() as u64)))
             }
             Backing::Memory(_) => {
@@ -310,7 +313,7 @@ impl Shared {
     where
         F: FnMut(&mut Attributes) + Send,
     {
-        let New { position, data, origins } = new;
+        let New { position, data, origins, .. } = new;
         let mut state = self.state.lock();
         let node = state.tree.node(inode).ok_or(Error::Stale)?;
         let content = node.content.as_deref().ok_or(Error::Stale)?;
