@@ -285,20 +285,17 @@ impl Shared {
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
-        let mut cover = Cover::new();
-        let result = self.transact_under(body, false, &mut cover).await;
-        self.end_cover(&cover);
-        result
+        self.transact_admitted(body, false).await
     }
 
-    /// The same of what writers wait for when they are held back, so that it never is.
-    pub(crate) async fn transact_first<T, F>(self: &Arc<Self>, body: F) -> Result<T, Error>
+    /// The same; one that is `admitted` from the beginning is not held back, because writers that are wait for what it does.
+    pub(crate) async fn transact_admitted<T, F>(self: &Arc<Self>, body: F, admitted: bool) -> Result<T, Error>
     where
         F: FnMut(&mut Transaction<'_>) -> Result<T, Stop> + Send,
         T: Send,
     {
         let mut cover = Cover::new();
-        let result = self.transact_under(body, true, &mut cover).await;
+        let result = self.transact_under(body, admitted, &mut cover).await;
         self.end_cover(&cover);
         result
     }

@@ -39,13 +39,13 @@ impl<'a> Copies<'a> {
     pub(super) async fn copy(&mut self, inode: InodeId, found: &InodeFound) -> Result<(), Error> {
         let Some((attributes, ours)) = self.ours(inode, found) else { return Ok(()) };
         let size = attributes.size;
-        let copy = self.shared.transact_first(|tx| {
+        let make = |tx: &mut Transaction<'_>| {
             let copy = tx.create(attributes.clone())?;
             tx.pin(copy)?;
             tx.resize(copy, size)?;
             Ok(copy)
-        });
-        let copy = copy.await?;
+        };
+        let copy = self.shared.transact_admitted(make, true).await?;
         // Already, so that it is given up if it does not succeed.
         self.copies.push(CopyOf { file: inode, copy, whole: true, named: true });
         let (mut at, mut whole) = (0, true);

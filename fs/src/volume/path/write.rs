@@ -9,6 +9,9 @@ use strewn_cache::Position;
 use strewn_engine::bucket::Kind;
 use strewn_engine::record::Attributes;
 
+/// Who may read, write and execute.
+const PERMISSIONS: u32 = 0o777;
+
 /// A file being written from its start. When it is dropped before it is [finished](Self::finish) it goes, unless it was written
 /// in place: then it stays as far as it was written.
 pub struct Writer {
@@ -72,6 +75,8 @@ impl Paths {
             }
             Err(error) => return Err(error),
         };
+        // Nobody may read a part who may not read what is there.
+        let mode = there.as_ref().map_or(mode, |there| there.mode & PERMISSIONS);
         let random = getrandom::u64().map_err(|_| Errno::IO)?;
         let partial = format!(".strewn-{random:016x}.partial").into_bytes();
         let file = self.make_file(&directory, &partial, mode).await?;
